@@ -1,0 +1,197 @@
+"""Configuration of the Wave Network.
+
+Sources: *Wave Network: An Ultra-Small Language Model* (arXiv 2411.02674), sections 3 and 4, and *The Backpropagation of
+the Wave Network* (Token2Wave, arXiv 2411.06989). What the papers leave open was chosen by validation accuracy; the
+comparison is in docs/choices.md.
+"""
+
+import difflib
+import os
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.utils import auto_docstring
+
+# The files that `trust_remote_code=True` loads, and the Auto classes that they serve.
+HUB_FILES = ("configuration/configuration_wave.py", "modeling_wave/ops_wave.py", "modeling_wave/modeling_wave.py")
+AUTO_MAP = {
+    "AutoConfig": "configuration_wave.WaveConfig",
+    "AutoModel": "modeling_wave.WaveModel",
+    "AutoModelForSequenceClassification": "modeling_wave.WaveForSequenceClassification",
+}
+
+
+@auto_docstring(checkpoint="wave-network/wave-base")
+@strict
+class WaveConfig(PreTrainedConfig):
+    r"""
+    wave_operation (`str`, *optional*, defaults to `"modulation"`):
+        How the two variants of a token are superposed: `"modulation"` multiplies them (paper, eq. 6 and 7),
+        `"interference"` adds them (eq. 4).
+    magnitude (`str`, *optional*, defaults to `"l2"`):
+        `"l2"`: the context of a token is the L2 norm of the other tokens, as in the paper; it grows like the square
+        root of the text's length. `"rms"`: their root mean square, which does not.
+    restore (`str`, *optional*, defaults to `"linear"`):
+        How the complex token returns to a real one. `"linear"` reads both parts, `Linear(concat(re, im))`. Two other
+        ways exist because other implementations use them, and both lose something: `"magnitude"`, `|Z|`, loses all
+        phase under modulation, where `|Z Z'| = G G'` is the same for every token of the text; `"real"`, `Re(Z)`,
+        loses all context under interference, where it is `w + w'`.
+    intermediate_size (`int`, *optional*):
+        Width of a feed-forward block after the wave layer. `None`: no such block, as in the paper.
+    position_embedding_type (`str`, *optional*, defaults to `"sinusoidal"`):
+        `"sinusoidal"` (fixed, scaled by `position_embedding_scale`), `"absolute"` (learned) or `"none"`. The wave
+        layer itself does not see the order of the tokens.
+    position_embedding_scale (`float`, *optional*, defaults to 0.02):
+        Amplitude of the sinusoidal positions. Amplitude 1 drowns a table of standard deviation 0.02.
+    max_position_embeddings (`int`, *optional*, defaults to 512):
+        The longest text, in tokens without padding, that sinusoidal and absolute positions allow.
+    type_vocab_size (`int`, *optional*, defaults to 0):
+        Number of segment embeddings. 0: none, and `token_type_ids` are accepted and not used.
+    hidden_act (`str`, *optional*, defaults to `"gelu"`):
+        Activation of the feed-forward block; used only with an `intermediate_size`.
+    hidden_dropout_prob (`float`, *optional*, defaults to 0.1):
+        Dropout on the embeddings and on what each layer adds to its input (paper, eq. 8).
+    classifier_dropout (`float`, *optional*):
+        Dropout before the classifier. `None`: `hidden_dropout_prob`.
+    classifier_pooling (`str`, *optional*, defaults to `"mean"`):
+        How the classifier reads the text: `"mean"` or `"max"` over its tokens, or `"cls"`, its first token.
+    initializer_range (`float`, *optional*, defaults to 0.02):
+        Standard deviation of the embedding table at the start.
+
+    Examples:
+
+    ```python
+    >>> from wave_network import WaveConfig, WaveModel
+
+    >>> # The paper's single-layer modulation model
+    >>> configuration = WaveConfig()
+
+    >>> # A model with random weights
+    >>> model = WaveModel(configuration)
+    ```"""
+
+    model_type = "wave"
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 1
+    wave_operation: Literal["modulation", "interference"] = "modulation"
+    magnitude: Literal["l2", "rms"] = "l2"
+    restore: Literal["linear", "real", "magnitude"] = "linear"
+    intermediate_size: int | None = None
+    hidden_act: str = "gelu"
+    position_embedding_type: Literal["sinusoidal", "absolute", "none"] = "sinusoidal"
+    position_embedding_scale: float | int = 0.02
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 0
+    hidden_dropout_prob: float | int = 0.1
+    classifier_dropout: float | int | None = None
+    classifier_pooling: Literal["mean", "cls", "max"] = "mean"
+    initializer_range: float | int = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        refuse_misspelt(kwargs, {field.name for field in fields(self)})
+        super().__post_init__(**kwargs)
+        # The whole map in every checkpoint, so that each Auto class loads each of them; and without the name of the
+        # repository it was read from, so that a copy pushed elsewhere stands alone.
+        self.auto_map = dict(AUTO_MAP)
+
+    def validate_sizes(self):
+        """Sizes are positive, or zero where zero has a meaning."""
+        at_least = {
+            "vocab_size": 1,
+            "hidden_size": 1,
+            "num_hidden_layers": 1,
+            "intermediate_size": 1,
+            "max_position_embeddings": 1,
+            "type_vocab_size": 0,
+        }
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"`{name}` must be an integer of at least {least}, got {value}.")
+        if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
+            raise ValueError(
+                "`position_embedding_type='sinusoidal'` pairs a sine with a cosine and needs an even `hidden_size`, "
+                f"got {self.hidden_size}. Allowed with an odd size: 'absolute' or 'none'."
+            )
+
+    def validate_rates(self):
+        """Probabilities lie in [0, 1], scales are positive."""
+        for name in ("hidden_dropout_prob", "classifier_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"`{name}` must be a probability between 0 and 1, got {value}.")
+        for name in ("initializer_range", "position_embedding_scale", "layer_norm_eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be greater than 0, got {getattr(self, name)}.")
+
+    def validate_modes(self):
+        """What a `Literal` cannot say: activation functions have too many names, and some modes exclude each other."""
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}.")
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"`pad_token_id` must be None or an id below `vocab_size` ({self.vocab_size}), got {self.pad_token_id}."
+            )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
+        """
+        Saves the configuration and the code that loads the model without this package.
+
+        Every save of a model goes through here, so every checkpoint, pushed or not, is complete.
+
+        Args:
+            save_directory (`str` or `os.PathLike`):
+                The folder to write `config.json` and the flat code files to; created if it does not exist.
+            push_to_hub (`bool`, *optional*, defaults to `False`):
+                Whether to push both to the Hub as well; `repo_id` and the other arguments are those of
+                [`~PreTrainedConfig.push_to_hub`].
+        """
+        super().save_pretrained(save_directory)
+        write_hub_files(save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
+
+def refuse_misspelt(unknown: dict, known: set[str]) -> None:
+    """Raises a TypeError if an unknown keyword looks like one of ours: transformers would keep it and use nothing of it.
+
+    Keywords that resemble none of ours pass, as everywhere in transformers: checkpoints carry many of them.
+    """
+    own = sorted(known - {field.name for field in fields(PreTrainedConfig)})
+    for name in unknown:
+        if name.endswith("_token_id"):  # transformers keeps any special token here
+            continue
+        words = name.split("_")
+        meant = [field for field in own if all(word in field.split("_") for word in words)]
+        meant = meant or difflib.get_close_matches(name, own, n=3, cutoff=0.8)
+        if meant:
+            choices = " or ".join(f"`{field}`" for field in meant)
+            raise TypeError(f"WaveConfig has no field `{name}` (got {unknown[name]!r}). Did you mean {choices}?")
+
+
+def write_hub_files(folder: str | os.PathLike) -> None:
+    """Writes the code files flat beside the weights, where `trust_remote_code=True` looks for them."""
+    for name in HUB_FILES:
+        # They lie in rooms in the package, and already flat when this code itself came from the Hub.
+        source = Path(__file__).with_name(Path(name).name)
+        if not source.exists():
+            source = Path(__file__).parents[1] / name
+        if source.exists():
+            code = source.read_text(encoding="utf-8")
+            flat = re.sub(r"^from \.\.\w+\.(\w+) import", r"from .\1 import", code, flags=re.MULTILINE)
+            Path(folder, source.name).write_text(flat, encoding="utf-8")
+
+
+__all__ = ["WaveConfig"]

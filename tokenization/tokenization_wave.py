@@ -1,0 +1,103 @@
+"""A WordPiece tokenizer for the Wave Network, trained or loaded.
+
+Both functions return transformers' own fast `BertTokenizer`, so a checkpoint's tokenizer loads anywhere, with no code of
+ours. Not a class of its own: the Wave Network reads the same ids as BERT.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers.trainers import WordPieceTrainer
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
+
+# The default of `WaveConfig.max_position_embeddings`.
+MODEL_MAX_LENGTH = 512
+
+
+def train_wave_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int = 8192,
+    *,
+    min_frequency: int = 2,
+    do_lower_case: bool = True,
+    model_max_length: int = MODEL_MAX_LENGTH,
+    show_progress: bool = True,
+) -> BertTokenizer:
+    """
+    Trains a WordPiece tokenizer on a corpus.
+
+    Args:
+        texts: The corpus, one text at a time; it is read once and never held as a whole.
+        vocab_size: The most tokens that the vocabulary may have, the five special ones included. A small corpus gives
+            fewer.
+        min_frequency: How often a pair of pieces must occur to be merged.
+        do_lower_case: Whether to lowercase (and strip accents), as in bert-base-uncased.
+        model_max_length: The length in tokens to which `truncation=True` cuts.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        The tokenizer: `[CLS] text [SEP]`, pairs as `[CLS] first [SEP] second [SEP]`, padded with `[PAD]` (id 0).
+
+    Raises:
+        TypeError: `texts` is a single string, or holds something that is not a string.
+        ValueError: `vocab_size` is too small, or there is no text in `texts`.
+    """
+    if isinstance(texts, str):
+        raise TypeError("`texts` must be an iterable of strings, got a single string. Did you mean [text]?")
+    untrained = BertTokenizer(do_lower_case=do_lower_case)
+    special_tokens = list(untrained.get_vocab())
+    if vocab_size <= len(special_tokens):
+        raise ValueError(
+            f"`vocab_size` must be greater than {len(special_tokens)}, the special tokens {special_tokens}, "
+            f"got {vocab_size}."
+        )
+    trainer = WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=special_tokens,
+        show_progress=show_progress,
+    )
+    length = len(texts) if hasattr(texts, "__len__") else None
+    untrained.backend_tokenizer.train_from_iterator(check_texts(texts), trainer, length)
+    vocab = untrained.backend_tokenizer.get_vocab()
+    if len(vocab) <= len(special_tokens):
+        raise ValueError("`texts` must hold at least one text that is not empty, got none.")
+    return BertTokenizer(vocab=vocab, do_lower_case=do_lower_case, model_max_length=model_max_length)
+
+
+def check_texts(texts: Iterable[str]) -> Iterator[str]:
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"`texts` must hold strings, got {text!r} ({type(text).__name__}) at index {index}.")
+        yield text
+
+
+def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """
+    Loads a tokenizer from a folder, from the Hub, or from a vocabulary file such as BERT's `vocab.txt`.
+
+    Args:
+        name_or_file: A folder with a saved tokenizer, a name on the Hub, a `.txt` file with one token on each line, or
+            a `tokenizer.json`.
+        kwargs: Passed on to `BertTokenizer` (for a file) or to `AutoTokenizer.from_pretrained`; for example
+            `do_lower_case` or `model_max_length` (512 for a file, unless given).
+
+    Raises:
+        ValueError: The file is neither a `.txt` nor a `.json` file, or lacks a special token.
+        OSError: There is no such folder, file or name.
+    """
+    path = Path(name_or_file)
+    if not path.is_file():
+        return AutoTokenizer.from_pretrained(name_or_file, **kwargs)
+    if path.suffix not in (".txt", ".json"):
+        raise ValueError(f"A vocabulary must be a .txt or a .json file, got {str(path)!r}.")
+    kwargs = {"model_max_length": MODEL_MAX_LENGTH} | kwargs
+    if path.suffix == ".json":
+        return BertTokenizer(tokenizer_file=str(path), **kwargs)
+    tokens = path.read_text(encoding="utf-8").splitlines()
+    missing = [token for token in BertTokenizer().get_vocab() if token not in tokens]
+    if missing:
+        raise ValueError(f"The vocabulary {str(path)!r} must hold the special tokens of BERT; it lacks {missing}.")
+    return BertTokenizer(vocab={token: index for index, token in enumerate(tokens)}, **kwargs)
