@@ -25,6 +25,30 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_wave.WaveForSequenceClassification",
 }
 
+# The card of a checkpoint that no run of `wave-network finetune` wrote one for.
+PLAIN_CARD = """\
+---
+library_name: transformers
+tags:
+- wave-network
+---
+
+# Wave Network
+
+A checkpoint of the [Wave Network](https://arxiv.org/abs/2411.02674), a text encoder without attention. No results were
+recorded with it.
+
+It loads with `pip install wave-network` and `import wave_network`, or without that package and with
+`trust_remote_code=True`, through the Auto classes of transformers:
+
+```python
+from transformers import AutoModel, AutoTokenizer
+
+model = AutoModel.from_pretrained("<this repository>", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("<this repository>", trust_remote_code=False)
+```
+"""
+
 
 @auto_docstring(checkpoint="wave-network/wave-base")
 @strict
@@ -62,6 +86,9 @@ class WaveConfig(PreTrainedConfig):
         How the classifier reads the text: `"mean"` or `"max"` over its tokens, or `"cls"`, its first token.
     initializer_range (`float`, *optional*, defaults to 0.02):
         Standard deviation of the embedding table at the start.
+    layer_norm_eps (`float`, *optional*, defaults to 1e-08):
+        Added to the variance by the layer normalisations. Below 2.4e-10 its inverse root is more than float16 holds,
+        and a row of zeros, such as padding, has NaN gradients there.
 
     Examples:
 
@@ -93,7 +120,7 @@ class WaveConfig(PreTrainedConfig):
     classifier_dropout: float | int | None = None
     classifier_pooling: Literal["mean", "cls", "max"] = "mean"
     initializer_range: float | int = 0.02
-    layer_norm_eps: float = 1e-12
+    layer_norm_eps: float = 1e-8
     pad_token_id: int | None = 0
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -147,7 +174,7 @@ class WaveConfig(PreTrainedConfig):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """
-        Saves the configuration and the code that loads the model without this package.
+        Saves the configuration, the code that loads the model without this package, and a plain card if there is none.
 
         Every save of a model goes through here, so every checkpoint, pushed or not, is complete.
 
@@ -160,12 +187,16 @@ class WaveConfig(PreTrainedConfig):
         """
         super().save_pretrained(save_directory)
         write_hub_files(save_directory)
+        # While it trains, Trainer pushes the folder above its checkpoints: it copies the config and the weights there,
+        # and would leave the code behind.
+        if re.fullmatch(r"checkpoint-\d+", Path(save_directory).name):
+            write_hub_files(Path(save_directory).parent)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
 
 def refuse_misspelt(unknown: dict, known: set[str]) -> None:
-    """Raises a TypeError if an unknown keyword looks like one of ours: transformers would keep it and use nothing of it.
+    """Raises a TypeError if an unknown keyword looks like one of ours: transformers would keep it and never use it.
 
     Keywords that resemble none of ours pass, as everywhere in transformers: checkpoints carry many of them.
     """
@@ -174,7 +205,9 @@ def refuse_misspelt(unknown: dict, known: set[str]) -> None:
         if name.endswith("_token_id"):  # transformers keeps any special token here
             continue
         words = name.split("_")
-        meant = [field for field in own if all(word in field.split("_") for word in words)]
+        meant = [
+            field for field in own if all(any(part.startswith(word) for part in field.split("_")) for word in words)
+        ]
         meant = meant or difflib.get_close_matches(name, own, n=3, cutoff=0.8)
         if meant:
             choices = " or ".join(f"`{field}`" for field in meant)
@@ -182,7 +215,7 @@ def refuse_misspelt(unknown: dict, known: set[str]) -> None:
 
 
 def write_hub_files(folder: str | os.PathLike) -> None:
-    """Writes the code files flat beside the weights, where `trust_remote_code=True` looks for them."""
+    """Writes the code files flat beside the weights, where `trust_remote_code=True` looks for them, and a card."""
     for name in HUB_FILES:
         # They lie in rooms in the package, and already flat when this code itself came from the Hub.
         source = Path(__file__).with_name(Path(name).name)
@@ -192,6 +225,9 @@ def write_hub_files(folder: str | os.PathLike) -> None:
             code = source.read_text(encoding="utf-8")
             flat = re.sub(r"^from \.\.\w+\.(\w+) import", r"from .\1 import", code, flags=re.MULTILINE)
             Path(folder, source.name).write_text(flat, encoding="utf-8")
+    card = Path(folder, "README.md")
+    if not card.exists():
+        card.write_text(PLAIN_CARD, encoding="utf-8")
 
 
 __all__ = ["WaveConfig"]

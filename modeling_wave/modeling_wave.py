@@ -4,7 +4,12 @@ Source: *Wave Network: An Ultra-Small Language Model* (arXiv 2411.02674), sectio
 Shapes: B texts, L tokens, D `hidden_size`; `mask_BL` is True at tokens and False at padding.
 """
 
+import os
+from pathlib import Path
+from typing import Any
+
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -16,7 +21,7 @@ from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ..configuration.configuration_wave import WaveConfig
+from ..configuration.configuration_wave import PLAIN_CARD, WaveConfig
 from .ops_wave import OPERATIONS, amplitude, lift
 
 
@@ -161,6 +166,37 @@ class WavePreTrainedModel(PreTrainedModel):
         if isinstance(module, WaveSinusoidalEmbedding):
             init.copy_(module.weight, module.compute_table())
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any):
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except SafetensorError as error:
+            # It says what is wrong, but not with which file.
+            raise OSError(
+                f"The safetensors weights of {str(pretrained_model_name_or_path)!r} are cut short or damaged ({error}). "
+                "Download or save them again."
+            ) from error
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any):
+        # Whole on disk before the Hub is asked, which may refuse.
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if push_to_hub:
+            card = Path(save_directory, "README.md")
+            text = card.read_text(encoding="utf-8") if card.exists() else None
+            try:
+                super().save_pretrained(save_directory, *args, push_to_hub=True, **kwargs)
+            finally:
+                # transformers writes the card of the Hub over the one that lies here.
+                if text is not None:
+                    card.write_text(text, encoding="utf-8")
+
+    def _upload_modified_files(self, working_directory: str | os.PathLike, *args: Any, **kwargs: Any):
+        # For a repository without a card transformers writes one of placeholders.
+        card = Path(working_directory, "README.md")
+        if "[More Information Needed]" in card.read_text(encoding="utf-8"):
+            card.write_text(PLAIN_CARD, encoding="utf-8")
+        return super()._upload_modified_files(working_directory, *args, **kwargs)
+
 
 @auto_docstring
 class WaveModel(WavePreTrainedModel):
@@ -304,7 +340,7 @@ def pool(hidden_states: torch.Tensor, mask_BL: torch.Tensor | None, pooling: str
         pooled_BD = hidden_states.masked_fill(~mask_BL1, lowest).amax(dim=1)
     else:
         first_B = mask_BL.int().argmax(dim=1)
-        pooled_BD = hidden_states[torch.arange(len(first_B), device=first_B.device), first_B]
+        pooled_BD = hidden_states[torch.arange(first_B.shape[0], device=first_B.device), first_B]
     return pooled_BD.masked_fill(~mask_BL.any(dim=1, keepdim=True), 0)
 
 

@@ -43,10 +43,9 @@ def context_norm(w_BLD: torch.Tensor, mask_BL: torch.Tensor | None = None, magni
 
     # Among equals, argmax picks one: exactly one token of each column is dominant.
     dominant_B1D = square_BLD.detach().argmax(dim=1, keepdim=True)
-    is_dominant_BLD = torch.zeros_like(square_BLD, dtype=torch.bool).scatter(1, dominant_B1D, True)
     top_B1D = square_BLD.gather(1, dominant_B1D)
-    rest_B1D = square_BLD.masked_fill(is_dominant_BLD, 0).sum(dim=1, keepdim=True)
-    c_BLD = safe_sqrt(torch.where(is_dominant_BLD, rest_B1D, (rest_B1D - square_BLD) + top_B1D))
+    rest_B1D = square_BLD.scatter(1, dominant_B1D, 0).sum(dim=1, keepdim=True)
+    c_BLD = safe_sqrt(((rest_B1D - square_BLD) + top_B1D).scatter(1, dominant_B1D, rest_B1D))
 
     if magnitude == "rms":
         present_BL1 = torch.ones_like(square_BLD[..., :1]) if mask_BL is None else mask_BL[..., None]
@@ -56,7 +55,12 @@ def context_norm(w_BLD: torch.Tensor, mask_BL: torch.Tensor | None = None, magni
 
 
 def lift(w_BLD: torch.Tensor, mask_BL: torch.Tensor | None = None, magnitude: str = "l2") -> Wave:
-    """The complex token `Z_j = G exp(i alpha_j) = w_j + i c_j` (paper, eq. 1 to 3). Arguments as in `context_norm`."""
+    """The complex token `Z_j = G exp(i alpha_j) = w_j + i c_j` (paper, eq. 1 to 3). Arguments as in `context_norm`.
+
+    The real part of padding is 0, so that NaN or infinity there reaches no gradient through a product of waves.
+    """
+    if mask_BL is not None:
+        w_BLD = w_BLD.masked_fill(~mask_BL[..., None], 0)
     return w_BLD, context_norm(w_BLD, mask_BL, magnitude)
 
 
@@ -74,13 +78,12 @@ def modulation(z: Wave, z2: Wave) -> Wave:
 
 def amplitude(z: Wave) -> torch.Tensor:
     """The amplitude `|Z| = sqrt(re^2 + im^2)`, shape (B, L, D), without its phase. Gradient 0 at 0."""
-    re, im = z
     squares = [part.to(torch.promote_types(part.dtype, torch.float32)).square() for part in z]
-    return safe_sqrt(squares[0] + squares[1]).to(re.dtype)
+    return safe_sqrt(squares[0] + squares[1]).to(z[0].dtype)
 
 
 def safe_sqrt(x: torch.Tensor) -> torch.Tensor:
-    """The square root, with gradient 0 at 0, where the true gradient of a norm is bounded but `1 / (2 sqrt(x))` is not."""
+    """The square root, with gradient 0 at 0: the gradient of a norm is bounded there, but `1 / (2 sqrt(x))` is not."""
     is_zero = x == 0
     return x.masked_fill(is_zero, 1).sqrt().masked_fill(is_zero, 0)
 

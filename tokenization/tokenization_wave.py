@@ -1,10 +1,11 @@
 """A WordPiece tokenizer for the Wave Network, trained or loaded.
 
-Both functions return transformers' own fast `BertTokenizer`, so a checkpoint's tokenizer loads anywhere, with no code of
-ours. Not a class of its own: the Wave Network reads the same ids as BERT.
+Both functions return transformers' own fast `BertTokenizer`, so a checkpoint's tokenizer loads anywhere, with no code
+of ours. Not a class of its own: the Wave Network reads the same ids as BERT.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,17 @@ def train_wave_tokenizer(
     Trains a WordPiece tokenizer on a corpus.
 
     Args:
-        texts: The corpus, one text at a time; it is read once and never held as a whole.
+        texts: The corpus, one text at a time; it is read once, and only its distinct words are held.
         vocab_size: The most tokens that the vocabulary may have, the five special ones included. A small corpus gives
-            fewer.
+            fewer, and one with more distinct characters than that gives more.
         min_frequency: How often a pair of pieces must occur to be merged.
         do_lower_case: Whether to lowercase (and strip accents), as in bert-base-uncased.
         model_max_length: The length in tokens to which `truncation=True` cuts.
         show_progress: Whether to show a progress bar.
 
     Returns:
-        The tokenizer: `[CLS] text [SEP]`, pairs as `[CLS] first [SEP] second [SEP]`, padded with `[PAD]` (id 0).
+        The tokenizer: `[CLS] text [SEP]`, pairs as `[CLS] first [SEP] second [SEP]`, padded with `[PAD]` (id 0). The
+        same texts, in any order, give the same one in every process.
 
     Raises:
         TypeError: `texts` is a single string, or holds something that is not a string.
@@ -53,18 +55,24 @@ def train_wave_tokenizer(
             f"`vocab_size` must be greater than {len(special_tokens)}, the special tokens {special_tokens}, "
             f"got {vocab_size}."
         )
+    words = Counter(word for text in check_texts(texts) for word in text.split(" "))
+    # tokenizers numbers single characters in the order of a hash table, which no two processes share, and breaks ties
+    # between merges by these numbers. So a first pass finds the characters, and the second is told them in order.
+    backend = untrained.backend_tokenizer
+    backend.train_from_iterator(
+        words, WordPieceTrainer(vocab_size=0, special_tokens=special_tokens, show_progress=False)
+    )
+    characters = sorted(backend.get_vocab().keys() - set(special_tokens))
+    if not characters:
+        raise ValueError("`texts` must hold at least one text that is not empty, got none.")
     trainer = WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=special_tokens,
+        special_tokens=special_tokens + characters,
         show_progress=show_progress,
     )
-    length = len(texts) if hasattr(texts, "__len__") else None
-    untrained.backend_tokenizer.train_from_iterator(check_texts(texts), trainer, length)
-    vocab = untrained.backend_tokenizer.get_vocab()
-    if len(vocab) <= len(special_tokens):
-        raise ValueError("`texts` must hold at least one text that is not empty, got none.")
-    return BertTokenizer(vocab=vocab, do_lower_case=do_lower_case, model_max_length=model_max_length)
+    backend.train_from_iterator(words.elements(), trainer, words.total())
+    return BertTokenizer(vocab=backend.get_vocab(), do_lower_case=do_lower_case, model_max_length=model_max_length)
 
 
 def check_texts(texts: Iterable[str]) -> Iterator[str]:
@@ -96,7 +104,8 @@ def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTr
     kwargs = {"model_max_length": MODEL_MAX_LENGTH} | kwargs
     if path.suffix == ".json":
         return BertTokenizer(tokenizer_file=str(path), **kwargs)
-    tokens = path.read_text(encoding="utf-8").splitlines()
+    # Not splitlines(): Chinese vocabularies hold U+2028 and its like as tokens.
+    tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     missing = [token for token in BertTokenizer().get_vocab() if token not in tokens]
     if missing:
         raise ValueError(f"The vocabulary {str(path)!r} must hold the special tokens of BERT; it lacks {missing}.")

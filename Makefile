@@ -1,0 +1,45 @@
+# A fresh machine needs two commands: `make demo` and `make test`. Both make the environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN ?= runs/bbc_news
+
+.PHONY: help demo test check hub clean
+
+help:
+	@echo "make demo    set up, train on BBC News, load the result back and classify three headlines"
+	@echo "make test    set up, then the tests (no network)"
+	@echo "make check   lint, format and types"
+	@echo "make hub     push a run:  make hub REPO=user/name [RUN=runs/bbc_news]"
+	@echo "make clean   remove the environment and caches; runs stay"
+
+# PIP_NO_INPUT: a question nobody answers would hang. The cache of transformers' tests is fetched here, so that the
+# tests themselves need no network.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[demo,dev]"
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py
+
+test: $(READY)
+	$(BIN)/python tests/fetch_transformers_tests.py
+	$(BIN)/python -m pytest
+
+# The repository root is the package; a link under its name lets the type checker see it as one.
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p build/types && ln -sfn ../.. build/types/wave_network
+	$(BIN)/mypy
+
+hub: $(READY)
+	@test -n "$(REPO)" || { echo "Name the repository: make hub REPO=user/name"; exit 2; }
+	$(BIN)/wave-network push $(RUN) $(REPO)
+
+clean:
+	rm -rf $(VENV) build .cache *.egg-info

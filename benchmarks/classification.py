@@ -1,0 +1,101 @@
+"""Accuracy of `wave-network finetune` beside TF-IDF with a linear SVM, on the same rows, over several seeds.
+
+    python benchmarks/classification.py bbc_news ../shared/data/ag_news --seeds 5
+
+Every run appends one line to benchmarks/results/classification.jsonl; runs that are there already are not repeated. The
+table in the README is made from that file by benchmarks/tables.py.
+"""
+
+import argparse
+import datetime
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
+
+from wave_network.training.data import load_text_data
+
+RESULTS = Path(__file__).parent / "results" / "classification.jsonl"
+
+
+def run_wave(dataset: str, seed: int, settings: list[str]) -> dict:
+    """One run of the command, in a process of its own, as a user would start it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "wave_network.training.cli", "finetune", "--dataset", dataset]
+        run = Path(folder) / "run"
+        subprocess.run([*command, "--output_dir", str(run), "--seed", str(seed), *settings], check=True)
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return {
+        "model": "wave-network finetune" + "".join(f" {word}" for word in settings),
+        "seed": seed,
+        "parameters": metrics["model"]["parameters"],
+        "core_parameters": metrics["model"]["core_parameters"],
+        **{name: metrics[name] for name in ("device", "versions", "settings")},
+        **describe(metrics["data"]["fingerprint"], metrics["data"]["rows"], metrics["duration_seconds"]),
+        "accuracy": metrics["results"]["test"]["accuracy"],
+        "macro_f1": metrics["results"]["test"]["macro_f1"],
+    }
+
+
+def run_svm(dataset: str) -> dict:
+    """The rival that has no seed: it learns from the training and the validation rows."""
+    data = load_text_data(dataset)
+    start = time.perf_counter()
+    texts = [*data.train["text"], *data.validation["text"]]
+    labels = [*data.train["label"], *data.validation["label"]]
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LinearSVC())
+    accuracy = model.fit(texts, labels).score(data.test["text"], data.test["label"])
+    rows = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
+    seconds = round(time.perf_counter() - start, 1)
+    return {
+        "model": "TF-IDF 1-2-grams + linear SVM",
+        "seed": None,
+        "parameters": int(model[-1].coef_.size + model[-1].intercept_.size),
+        **describe(data.fingerprint, rows, seconds),
+        "accuracy": accuracy,
+    }
+
+
+def describe(fingerprint: str, rows: dict, seconds: float) -> dict:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "fingerprint": fingerprint,
+        "rows": rows,
+        "seconds": seconds,
+        "commit": commit.stdout.strip(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", nargs="+", help="what `wave-network finetune --dataset` takes, with a test split")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds for each data set (default: 5)")
+    parser.add_argument("settings", nargs=argparse.REMAINDER, help="-- and further settings of `finetune`")
+    arguments = parser.parse_args()
+    settings = [word for word in arguments.settings if word != "--"]
+
+    RESULTS.parent.mkdir(exist_ok=True)
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    for dataset in arguments.datasets:
+        name = Path(dataset).name
+        jobs = [(None, lambda: run_svm(dataset))]  # noqa: B023  called before the next data set
+        jobs += [(seed, lambda seed=seed: run_wave(dataset, seed, settings)) for seed in range(arguments.seeds)]  # noqa: B023
+        for seed, job in jobs:
+            model = "TF-IDF" if seed is None else "wave-network finetune" + "".join(f" {word}" for word in settings)
+            if any(row["dataset"] == name and row["seed"] == seed and row["model"].startswith(model) for row in rows):
+                continue
+            row = {"dataset": name, **job()}
+            rows.append(row)
+            with RESULTS.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

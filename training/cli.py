@@ -1,0 +1,155 @@
+"""The command `wave-network`. Here alone the rooms are put together; each reads what the one before left in files."""
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+# What `--help` shows of TrainingArguments; `--help_all` shows the rest.
+COMMON = frozenset(
+    """
+    output_dir resume seed num_train_epochs max_steps learning_rate per_device_train_batch_size
+    per_device_eval_batch_size gradient_accumulation_steps class_weights weight_decay warmup_steps lr_scheduler_type
+    label_smoothing_factor metric_for_best_model eval_strategy save_total_limit bf16 use_cpu torch_compile report_to
+    push_to_hub hub_model_id hub_token hub_private_repo hub_revision
+    """.split()
+)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs one verb. An error in what the user gave is one line on standard error, with exit status 2."""
+    verbs = {"finetune": run_finetune, "predict": run_predict, "push": run_push}
+    parser = argparse.ArgumentParser(
+        prog="wave-network",
+        description="Train, use and share Wave Network text classifiers.",
+        epilog="verbs:\n"
+        "  finetune   train a classifier on your texts and leave a run folder\n"
+        "  predict    classify a file of texts\n"
+        "  push       put a finished run folder on the Hub\n\n"
+        "`wave-network VERB --help` explains a verb.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--traceback", action="store_true", help="show the whole trace of an error")
+    parser.add_argument("verb", choices=verbs, metavar="VERB", help=", ".join(verbs))
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(words)
+    try:
+        verbs[arguments.verb](arguments.rest)
+    except (OSError, ValueError, ImportError) as error:
+        if arguments.traceback:
+            raise
+        sys.exit(f"wave-network {arguments.verb}: {type(error).__name__}: {error}")
+
+
+def run_finetune(words: list[str]) -> None:
+    # Here, so that `wave-network --help` need not wait for torch.
+    from ..analysis import draw_confusion
+    from ..hub_card import push_run, write_card
+    from .finetune import DataArguments, ModelArguments, RunArguments, finetune
+
+    types = [DataArguments, ModelArguments, RunArguments]
+    data_arguments, model_arguments, arguments = parse_settings("finetune", types, words, hide_from=RunArguments)
+    folder = finetune(data_arguments, model_arguments, arguments)
+    if arguments.process_index != 0:
+        return
+    draw_confusion(folder)
+    write_card(folder, repo_id=arguments.hub_model_id)
+    print_results(folder)
+    if arguments.push_to_hub:
+        repo_id = arguments.hub_model_id or folder.name
+        print(f"Pushing {folder}. If it fails, repeat it with: wave-network push {folder} {repo_id}", flush=True)
+        address = push_run(
+            folder,
+            repo_id,
+            token=arguments.hub_token,
+            private=arguments.hub_private_repo,
+            revision=arguments.hub_revision,
+        )
+        print(f"Pushed: {address}")
+
+
+def run_predict(words: list[str]) -> None:
+    from .predict import PredictArguments, predict
+
+    # The model may come first, without its name: `wave-network predict MODEL --file texts.csv`.
+    words = ["--model", *words] if words and not words[0].startswith("-") else words
+    (arguments,) = parse_settings("predict", [PredictArguments], words)
+    output = predict(arguments)
+    if output is not None:
+        print(f"Written: {output}")
+
+
+def run_push(words: list[str]) -> None:
+    from ..hub_card import push_run, write_card
+
+    parser = argparse.ArgumentParser(prog="wave-network push", description="Puts a finished run folder on the Hub.")
+    parser.add_argument("run_folder", help="folder that `wave-network finetune` left")
+    parser.add_argument("repo_id", help="name on the Hub, user/name; created if it does not exist")
+    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    parser.add_argument("--revision", help="branch to push to (default: main)")
+    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
+    parser.add_argument("--commit_message", help="default: a plain one")
+    parser.add_argument("--token", help="access token (default: HF_TOKEN, or that of `hf auth login`)")
+    arguments = vars(parser.parse_args(words))
+    write_card(arguments["run_folder"], repo_id=arguments["repo_id"])
+    print(f"Pushed: {push_run(**arguments)}")
+
+
+def parse_settings(verb: str, types: list[Any], words: list[str], hide_from: Any = None) -> tuple[Any, ...]:
+    """The dataclasses, from `--config FILE.yaml` and the command line, which goes before the file."""
+    parser = HfArgumentParser(types, prog=f"wave-network {verb}", allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE.yaml", help="Settings from a file; the command line goes before it.")
+    if hide_from is not None:
+        parser.add_argument("--help_all", action="help", help="Show all settings of transformers' TrainingArguments.")
+        if "--help_all" not in words:
+            for action in parser._actions:
+                if action.dest in hide_from.__dataclass_fields__ and action.dest not in COMMON:
+                    action.help = argparse.SUPPRESS
+
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    found, words = finder.parse_known_args(words)
+    from_file = read_config(found.config) if found.config else []
+    *settings, _, unknown = parser.parse_args_into_dataclasses(
+        from_file + words, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        options = [option for action in parser._actions for option in action.option_strings]
+        close = difflib.get_close_matches(unknown[0], options, n=3)
+        parser.error(f"unknown setting {unknown[0]}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
+    return tuple(settings)
+
+
+def read_config(file: str) -> list[str]:
+    """A YAML file of `name: value` as the words of a command line."""
+    settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    if not isinstance(settings, dict):
+        raise ValueError(f"--config {file}: must hold lines of `name: value`, got {type(settings).__name__}.")
+    words = []
+    for name, value in settings.items():
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            words += [f"--{name}", json.dumps(value) if isinstance(value, (dict, bool)) else str(value)]
+    return words
+
+
+def print_results(folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    for split, result in metrics["results"].items():
+        interval = f"95 % interval {result['accuracy_low']:.2%} to {result['accuracy_high']:.2%}"
+        print(
+            f"{split}: accuracy {result['accuracy']:.2%} ({interval}, {result['rows']:,} rows), "
+            f"macro F1 {result['macro_f1']:.2%}"
+        )
+    print(f"Done in {metrics['duration_seconds']:.0f} s. The model, its card and metrics.json are in {folder}")
+
+
+if __name__ == "__main__":
+    main()
