@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN ?= runs/bbc_news
+PACKAGE := __init__.py py.typed analysis configuration hub_card modeling_wave tokenization training
 
 .PHONY: help demo test check hub clean
 
@@ -30,11 +31,12 @@ test: $(READY)
 	$(BIN)/python tests/fetch_transformers_tests.py
 	$(BIN)/python -m pytest
 
-# The repository root is the package; a link under its name lets the type checker see it as one.
+# The repository root is the package; links under its name let the type checker see it as one.
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	mkdir -p build/types && ln -sfn ../.. build/types/wave_network
+	mkdir -p build/types/wave_network
+	ln -sfn $(addprefix $(CURDIR)/,$(PACKAGE)) build/types/wave_network
 	$(BIN)/mypy
 
 hub: $(READY)

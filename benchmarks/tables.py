@@ -26,7 +26,7 @@ def classification_table() -> str:
     for row in read("classification.jsonl"):
         groups[row["dataset"], row["rows"]["train"], row["rows"]["validation"], row["model"]].append(row)
     lines = [
-        "| data (train + validation / test rows) | model | test accuracy, % | seeds | parameters (core) | seconds | date |",
+        "| data (train + validation / test) | model | test accuracy, % | runs | parameters (core) | seconds | date |",
         "|---|---|---|---|---|---|---|",
     ]
     for (dataset, train, validation, model), rows in sorted(groups.items(), key=lambda item: item[0][0::3]):

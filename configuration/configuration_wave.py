@@ -147,6 +147,10 @@ class WaveConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}` must be an integer of at least {least}, got {value}.")
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"`pad_token_id` must be None or an id below `vocab_size` ({self.vocab_size}), got {self.pad_token_id}."
+            )
         if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
             raise ValueError(
                 "`position_embedding_type='sinusoidal'` pairs a sine with a cosine and needs an even `hidden_size`, "
@@ -167,10 +171,6 @@ class WaveConfig(PreTrainedConfig):
         """What a `Literal` cannot say: activation functions have too many names, and some modes exclude each other."""
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}.")
-        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
-            raise ValueError(
-                f"`pad_token_id` must be None or an id below `vocab_size` ({self.vocab_size}), got {self.pad_token_id}."
-            )
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """

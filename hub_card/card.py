@@ -1,4 +1,4 @@
-"""Writes the model card of a finished run: README.md and, for data from the Hub, `.eval_results/*.yaml`.
+"""Writes the model card of a finished run: README.md and `.eval_results/*.yaml`.
 
 The card is made of files alone: `config.json` and `metrics.json`, as `wave-network finetune` leaves them. Every result
 is computed again from the confusion counts, and a run folder that contradicts itself gets no card.
@@ -40,7 +40,6 @@ MODES = {
     "position_embedding_type": ("sinusoidal", "absolute", "none"),
     "classifier_pooling": ("mean", "cls", "max"),
 }
-DATA_FILE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".gz")
 
 
 def write_card(run_folder: str | os.PathLike, *, repo_id: str | None = None, license: str = "apache-2.0") -> Path:
@@ -48,13 +47,11 @@ def write_card(run_folder: str | os.PathLike, *, repo_id: str | None = None, lic
     Writes the model card of a run into its folder, over any card that is there.
 
     Call it after the last save with Trainer, whose own card it replaces, and before the upload. A later
-    `save_pretrained(run_folder)` leaves it alone; `save_pretrained(run_folder, push_to_hub=True)`, `model.push_to_hub`
-    and `Trainer.push_to_hub` write or upload a card of their own: push the folder after them, or write the card again.
+    `model.save_pretrained(run_folder)` leaves it alone; `Trainer.push_to_hub` writes a card of its own over it.
 
-    `.eval_results/<namespace>--<name>.yaml` feeds the leaderboard of a data set on the Hub, so it is written only for
-    data whose name is a Hub id, and not if the only result is on rows that were split off the training data. It has one
-    entry, the accuracy, under the task id "default"; the leaderboard takes it only if the data set is registered as a
-    benchmark and its `eval.yaml` has such a task. Other data are in README.md's `model-index` alone.
+    `.eval_results/<data>.yaml` has one entry, the accuracy, under the task id "default". A leaderboard of the Hub takes
+    it only if the data set is there, is registered as a benchmark, and has such a task; the entry's note says what the
+    rows were, and whether the data are on the Hub at all.
 
     Args:
         run_folder: What `wave-network finetune` left: `config.json`, `metrics.json`, and, for the card to show it,
@@ -86,11 +83,9 @@ def write_card(run_folder: str | os.PathLike, *, repo_id: str | None = None, lic
         **card_prose(metrics, config, results, split, name, has_picture=(folder / PICTURE).is_file()),
     )
     texts = {folder / "README.md": str(card).rstrip("\n") + "\n"}
-    entries = leaderboard_entries(metrics, results[split], split, source_url)
-    if entries:
-        file_name = metrics.read("data", "name", kind="a text").replace("/", "--") + ".yaml"
-        data = eval_result_entries_to_yaml(entries)
-        texts[folder / ".eval_results" / file_name] = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    entries = eval_result_entries_to_yaml(result_entries(metrics, results[split], split, source_url))
+    file_name = metrics.read("data", "name", kind="a text").replace("/", "--") + ".yaml"
+    texts[folder / ".eval_results" / file_name] = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
     write_together(texts)
     return folder / "README.md"
 
@@ -304,7 +299,7 @@ def card_metadata(
         pipeline_tag="text-classification",
         tags=["wave-network", "text-classification"],
         base_model=base_model if base_model and looks_like_hub_id(base_model) else None,
-        datasets=[data_name] if looks_like_hub_id(data_name) else None,
+        datasets=[data_name] if metrics.read("data", "is_on_hub", kind="true or false") else None,
         metrics=["accuracy", "f1"],
         model_name=model_name,
         eval_results=[
@@ -326,22 +321,25 @@ def card_metadata(
     )
 
 
-def leaderboard_entries(metrics: RunFile, scores: Scores, split: str, source_url: str | None) -> list[EvalResultEntry]:
-    """The entries of `.eval_results`; none if the result belongs on no leaderboard (see `write_card`)."""
-    data_name = metrics.read("data", "name", kind="a text")
-    was_split = metrics.read("data", "validation_was_split", kind="true or false")
-    if not looks_like_hub_id(data_name) or (split == "validation" and was_split):
-        return []
+def result_entries(metrics: RunFile, scores: Scores, split: str, source_url: str | None) -> list[EvalResultEntry]:
+    """The entries of `.eval_results`."""
+    notes = (
+        f"accuracy on the {scores.rows} rows of the {split} split, 95 % Wilson interval "
+        f"{scores.accuracy_low:.4f} to {scores.accuracy_high:.4f}"
+    )
+    if split == "validation" and metrics.read("data", "validation_was_split", kind="true or false"):
+        notes += "; the rows were split off the training data"
+    if not metrics.read("data", "is_on_hub", kind="true or false"):
+        notes += "; the data set is not on the Hub"
     return [
         EvalResultEntry(
-            dataset_id=data_name,
+            dataset_id=metrics.read("data", "name", kind="a text"),
             task_id="default",
             value=scores.accuracy,
             date=read_date(metrics).isoformat(),
             source_url=source_url,
             source_name="metrics.json" if source_url else None,
-            notes=f"accuracy on the {scores.rows} rows of the {split} split, 95 % Wilson interval "
-            f"{scores.accuracy_low:.4f} to {scores.accuracy_high:.4f}",
+            notes=notes,
         )
     ]
 
@@ -352,7 +350,7 @@ def looks_like_hub_id(name: str) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return "/" in name and not name.lower().endswith(DATA_FILE_SUFFIXES) and not Path(name).exists()
+    return "/" in name and not Path(name).exists()
 
 
 # ---- The prose
@@ -383,7 +381,7 @@ def card_prose(
         "shape_table": table(["Property", "Value"], shape.items()),
         "base_model": escape(base_model) if base_model else None,
         "data_link": f"[{data_name}](https://huggingface.co/datasets/{data_name})"
-        if looks_like_hub_id(data_name)
+        if metrics.read("data", "is_on_hub", kind="true or false")
         else escape(data_name),
         "fingerprint": escape(metrics.read("data", "fingerprint", kind="a text")),
         "text_columns": escape(", ".join(metrics.read("data", "text_columns", kind="a list of texts"))),

@@ -31,7 +31,10 @@ class WaveEmbeddings(nn.Module):
     def __init__(self, config: WaveConfig):
         super().__init__()
         self.config = config
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.word_embeddings: nn.Module = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
+        self.position_embeddings: nn.Module
         if config.position_embedding_type == "absolute":
             self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         elif config.position_embedding_type == "sinusoidal":
@@ -173,29 +176,30 @@ class WavePreTrainedModel(PreTrainedModel):
         except SafetensorError as error:
             # It says what is wrong, but not with which file.
             raise OSError(
-                f"The safetensors weights of {str(pretrained_model_name_or_path)!r} are cut short or damaged ({error}). "
-                "Download or save them again."
+                f"The safetensors weights of {str(pretrained_model_name_or_path)!r} are cut short or damaged "
+                f"({error}). Download or save them again."
             ) from error
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any):
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):
         # Whole on disk before the Hub is asked, which may refuse.
+        push_to_hub = kwargs.pop("push_to_hub", False)
         super().save_pretrained(save_directory, *args, **kwargs)
         if push_to_hub:
             card = Path(save_directory, "README.md")
             text = card.read_text(encoding="utf-8") if card.exists() else None
             try:
-                super().save_pretrained(save_directory, *args, push_to_hub=True, **kwargs)
+                super().save_pretrained(save_directory, *args, **kwargs | {"push_to_hub": True})
             finally:
                 # transformers writes the card of the Hub over the one that lies here.
                 if text is not None:
                     card.write_text(text, encoding="utf-8")
 
-    def _upload_modified_files(self, working_directory: str | os.PathLike, *args: Any, **kwargs: Any):
+    def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any):
         # For a repository without a card transformers writes one of placeholders.
-        card = Path(working_directory, "README.md")
+        card = Path(working_dir, "README.md")
         if "[More Information Needed]" in card.read_text(encoding="utf-8"):
             card.write_text(PLAIN_CARD, encoding="utf-8")
-        return super()._upload_modified_files(working_directory, *args, **kwargs)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
 
 @auto_docstring
@@ -323,7 +327,8 @@ def look_up(embedding: nn.Module, ids: torch.Tensor, name: str, size: int) -> to
     try:
         return embedding(ids)
     except IndexError as error:
-        raise IndexError(f"`{name}` must lie in 0 ... {size - 1}, got {int(ids.min())} ... {int(ids.max())}.") from error
+        lowest, highest = int(ids.min()), int(ids.max())
+        raise IndexError(f"`{name}` must lie in 0 ... {size - 1}, got {lowest} ... {highest}.") from error
 
 
 def pool(hidden_states: torch.Tensor, mask_BL: torch.Tensor | None, pooling: str) -> torch.Tensor:

@@ -40,8 +40,11 @@ JOINS = "training.cli"
 
 def modules() -> dict[str, Path]:
     """Every module of the package, by its dotted name below `wave_network` ("" is the package itself)."""
-    files = [ROOT / "__init__.py", *(file for room in (*BELOW, *ABOVE) for file in (ROOT / room).glob("*.py"))]
-    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").strip("."): file for file in files}
+    found = {"": ROOT / "__init__.py"}
+    for room in (*BELOW, *ABOVE):
+        for file in sorted((ROOT / room).glob("*.py")):
+            found[room if file.name == "__init__.py" else f"{room}.{file.stem}"] = file
+    return found
 
 
 def imports(name: str, file: Path) -> Iterator[str]:
@@ -115,6 +118,7 @@ def test_a_checkpoint_holds_exactly_these_files(tmp_path):
     model = WaveForSequenceClassification(WaveConfig(vocab_size=20, hidden_size=8))
     model.save_pretrained(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "README.md",
         "config.json",
         "configuration_wave.py",
         "model.safetensors",
@@ -128,7 +132,7 @@ def test_importing_the_package_registers_the_auto_classes():
     assert type(config) is WaveConfig
     assert type(AutoModel.from_config(config)) is WaveModel
     assert type(AutoModelForSequenceClassification.from_config(config)) is WaveForSequenceClassification
-    assert BertTokenizer in TOKENIZER_MAPPING[WaveConfig]
+    assert TOKENIZER_MAPPING[WaveConfig] is BertTokenizer
 
 
 @pytest.mark.parametrize("name", modules())

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
 from wave_network.training import data as data_module
 from wave_network.training.data import load_text_data, read_texts
 
@@ -64,7 +65,7 @@ def test_every_format_gives_the_same_rows(tmp_path, file_name):
     assert data.fingerprint == expected.fingerprint
     assert data.train.column_names == ["text", "label"]
     assert data.label_names == ["0", "1", "2"]
-    assert data.name == str(path)
+    assert (data.name, data.is_on_hub) == (file_name, False)
     assert (data.text_columns, data.label_column) == (["text"], "label")
     assert data.test is None
     rows = labels_by_text(data.train, data.label_names) | labels_by_text(data.validation, data.label_names)
@@ -116,6 +117,10 @@ def test_splits_can_be_named(tmp_path):
         load_text_data(tmp_path)
     with pytest.raises(ValueError, match=r"`test_split` must be among the splits .*'third'\].*got 'fourth'"):
         load_text_data(tmp_path, train_split="first", test_split="fourth")
+    write_rows(tmp_path / "dev.csv", ROWS)
+    dev_for_testing = load_text_data(tmp_path, train_split="first", test_split="dev")
+    assert dev_for_testing.validation_was_split
+    assert len(dev_for_testing.test) == 30
     with pytest.raises(ValueError, match="must differ"):
         load_text_data(tmp_path, train_split="first", test_split="first")
 
@@ -157,11 +162,20 @@ def test_parquet_of_a_data_set_keeps_its_label_names(tmp_path):
     assert load_text_data(tmp_path / "a.parquet").label_names == ["zebra", "ape"]
 
 
-def test_rows_chosen_from_a_saved_data_set_stay_chosen(tmp_path):
-    # `select` keeps the whole table and a list of indices beside it.
-    Dataset.from_list(text_rows(10)).select([7, 2, 5, 0]).save_to_disk(str(tmp_path))
-    data = load_text_data(tmp_path, validation_fraction=0.5)
-    assert {*data.train["text"], *data.validation["text"]} == {"text 7", "text 2", "text 5", "text 0"}
+def test_categories_of_parquet_are_strings(tmp_path):
+    texts = pa.array([f"text {index}" for index in range(10)]).dictionary_encode()
+    labels = pa.array(["ham", "spam"] * 5).dictionary_encode()
+    pq.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "a.parquet")
+    data = load_text_data(tmp_path / "a.parquet")
+    assert data.label_names == ["ham", "spam"]
+    assert data.train.features["text"] == Value("string")
+
+
+def test_home_folder_is_known(tmp_path, monkeypatch):
+    write_rows(tmp_path / "a.csv", ROWS)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert len(load_text_data("~/a.csv").train) == 27
 
 
 # The Hub, by a stand-in for `datasets.load_dataset`
@@ -172,7 +186,8 @@ def fake_hub(monkeypatch, splits: dict[str, list[dict]], features: Features) -> 
 
     def load_dataset(*arguments):
         calls.append(arguments)
-        return DatasetDict({name: Dataset.from_list(rows, features=features) for name, rows in splits.items()})
+        columns = {split: {name: [row[name] for row in rows] for name in features} for split, rows in splits.items()}
+        return DatasetDict({split: Dataset.from_dict(column, features=features) for split, column in columns.items()})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return calls
@@ -192,7 +207,7 @@ def test_hub_data_set_hides_its_test_labels(monkeypatch, caplog):
     assert "test split has no labels" in caplog.text
     assert not data.validation_was_split
     assert data.text_columns == ["sentence"]
-    assert data.name == "nyu-mll/glue"
+    assert (data.name, data.is_on_hub) == ("nyu-mll/glue", True)
 
 
 def test_hub_pair_task_gives_text_and_text_pair(monkeypatch):
@@ -204,6 +219,22 @@ def test_hub_pair_task_gives_text_and_text_pair(monkeypatch):
     data = load_text_data("glue", dataset_config="mnli", validation_split="validation_matched")
     assert data.train.column_names == ["text", "text_pair", "label"]
     assert data.validation[1] == {"text": "p1", "text_pair": "h1", "label": 1}
+
+
+def test_chosen_rows_of_a_data_set_stay_chosen(monkeypatch):
+    # `select` keeps the whole table and puts a list of indices beside it.
+    chosen = Dataset.from_list(text_rows(10)).select([7, 2, 5, 0])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments: DatasetDict({"train": chosen}))
+    data = load_text_data("chosen", validation_fraction=0.5)
+    assert {*data.train["text"], *data.validation["text"]} == {"text 7", "text 2", "text 5", "text 0"}
+
+
+def test_split_without_rows_is_refused(monkeypatch):
+    fake_hub(
+        monkeypatch, {"train": text_rows(8), "test": []}, Features({"text": Value("string"), "label": Value("int8")})
+    )
+    with pytest.raises(ValueError, match="The test split must hold at least one row, got none"):
+        load_text_data("empty")
 
 
 def test_unknown_hub_name_says_what_was_tried(monkeypatch):
@@ -289,10 +320,18 @@ def test_given_columns_win(tmp_path):
     assert one.train[0]["text"][0] == "b"
     pair = load_text_data(path, text_columns=["title", "body"], label_column="kind")
     assert pair.train[0]["text"][0] + pair.train[0]["text_pair"][0] == "tb"
+    label_as_text = load_text_data(path, text_columns=["label"], label_column="kind")
+    assert label_as_text.train[0]["text"] == "no"
     joined = load_text_data(path, text_columns=["title", "body", "more"], label_column="kind")
     assert joined.train.column_names == ["text", "label"]
     assert joined.train[0]["text"].split()[0][0] == "t"
     assert joined.train[0]["text"].split()[2] == "m"
+
+
+def test_given_text_column_is_no_label_column(tmp_path):
+    rows = [{"id": index, "category": f"c{index}", "label": index % 2} for index in range(6)]
+    data = load_text_data(write_rows(tmp_path / "a.csv", rows), text_columns=["category"])
+    assert data.label_column == "label"
 
 
 @pytest.mark.parametrize(
@@ -432,6 +471,12 @@ def test_minus_one_is_a_label_where_it_was_trained(tmp_path):
     assert data.test["label"][:] == [0]
 
 
+def test_hidden_labels_may_be_floats(tmp_path):
+    write_rows(tmp_path / "train.csv", ROWS)
+    write_rows(tmp_path / "test.parquet", [{"text": "to predict", "label": -1.0}])
+    assert load_text_data(tmp_path).test is None
+
+
 def test_test_file_without_labels_is_left_out(tmp_path, caplog):
     write_rows(tmp_path / "train.csv", ROWS)
     write_rows(tmp_path / "test.csv", [{"text": "to predict"}])
@@ -546,12 +591,11 @@ def test_fingerprint_changes_with_one_label_text_or_name(tmp_path):
     assert len(set(every)) == len(every)
 
 
-def test_fingerprint_tells_a_pair_from_its_halves_swapped(tmp_path):
+def test_fingerprint_changes_with_the_second_text(tmp_path):
     rows = [{"sentence1": f"a {index}", "sentence2": f"b {index}", "label": index % 2} for index in range(6)]
-    path = write_rows(tmp_path / "a.csv", rows)
-    straight = load_text_data(path, text_columns=["sentence1", "sentence2"])
-    swapped = load_text_data(path, text_columns=["sentence2", "sentence1"])
-    assert straight.fingerprint != swapped.fingerprint
+    first = load_text_data(write_rows(tmp_path / "a.csv", rows)).fingerprint
+    rows[2]["sentence2"] = "b"
+    assert load_text_data(write_rows(tmp_path / "a.csv", rows)).fingerprint != first
 
 
 # Bad files: both readers refuse them alike

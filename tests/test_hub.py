@@ -61,6 +61,7 @@ print("\\n" + json.dumps(result))  # on a line of its own: transformers asks for
 def build_model(seed: int) -> tuple[Any, Any]:
     """A tiny classifier with random weights, and its tokenizer."""
     import torch
+
     from wave_network import WaveConfig, WaveForSequenceClassification, train_wave_tokenizer
 
     tokenizer = train_wave_tokenizer(TEXTS, vocab_size=80, show_progress=False)

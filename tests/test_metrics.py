@@ -11,6 +11,7 @@ import torch
 import transformers
 from datasets import Dataset, Features, Value
 from sklearn.metrics import confusion_matrix
+
 from wave_network import WaveConfig, WaveForSequenceClassification, train_wave_tokenizer
 from wave_network.training.metrics import ClassificationReport, confusion_counts, wilson_interval
 
@@ -193,9 +194,14 @@ def test_evaluator_bootstraps_the_plain_numbers(classifier):
 
 
 def test_processes_compute_at_once_without_a_cache(tmp_path):
-    """Two processes, and a cache folder that cannot be made, as under torchrun with a read-only home."""
+    """Two processes that share no file, and a cache folder that cannot be made, as in a read-only home."""
     (tmp_path / "file").touch()
-    environment = os.environ | {"HF_METRICS_CACHE": str(tmp_path / "file" / "metrics"), "OMP_NUM_THREADS": "1"}
+    (tmp_path / "temporary").mkdir()
+    environment = os.environ | {
+        "HF_METRICS_CACHE": str(tmp_path / "file" / "metrics"),
+        "TMPDIR": str(tmp_path / "temporary"),
+        "OMP_NUM_THREADS": "1",
+    }
     code = f"""
 from wave_network.training.metrics import ClassificationReport
 import evaluate, pytest
@@ -213,6 +219,7 @@ for _ in range(50):
     for process in started:
         assert process.communicate(timeout=120)[0].split() == ["0.625"] * 50
         assert process.returncode == 0
+    assert not [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
 
 
 def test_confusion_counts_has_a_row_for_each_true_label():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.functional import jacobian
+
 from wave_network.modeling_wave.ops_wave import (
     OPERATIONS,
     amplitude,
@@ -353,7 +354,7 @@ def test_tiny_and_huge_tokens_stay_exact(scale):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_gradients_of_the_operations_follow_the_closed_form(name):
-    """dL/dw_m = p_m + w_m sum_{j != m} q_j / c_j, with p and q the gradients that reach re and im (maths.md)."""
+    """dloss/dw_m = p_m + w_m sum_{j != m} q_j / c_j, with p and q the gradients that reach re and im (maths.md)."""
     w_BLD, w2_BLD = draw(1, L, D).requires_grad_(), draw(1, L, D, seed=1).mul(2).add(1).requires_grad_()
     up_re, up_im = draw(1, L, D, seed=4), draw(1, L, D, seed=5)
     re, im = both_parts(name)(w_BLD, w2_BLD)

@@ -16,6 +16,7 @@ import torch
 from fetch_transformers_tests import SUITE
 from transformers import PreTrainedConfig
 from transformers.testing_utils import torch_device
+
 from wave_network import WaveConfig, WaveForSequenceClassification, WaveModel
 
 if not SUITE.is_dir():

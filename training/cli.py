@@ -8,17 +8,40 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import yaml
 from transformers import HfArgumentParser
 
 # What `--help` shows of TrainingArguments; `--help_all` shows the rest.
 COMMON = frozenset(
-    """
-    output_dir resume seed num_train_epochs max_steps learning_rate per_device_train_batch_size
-    per_device_eval_batch_size gradient_accumulation_steps class_weights weight_decay warmup_steps lr_scheduler_type
-    label_smoothing_factor metric_for_best_model eval_strategy save_total_limit bf16 use_cpu torch_compile report_to
-    push_to_hub hub_model_id hub_token hub_private_repo hub_revision
-    """.split()
+    [
+        "output_dir",
+        "resume",
+        "seed",
+        "num_train_epochs",
+        "max_steps",
+        "learning_rate",
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "gradient_accumulation_steps",
+        "class_weights",
+        "weight_decay",
+        "warmup_steps",
+        "lr_scheduler_type",
+        "label_smoothing_factor",
+        "metric_for_best_model",
+        "eval_strategy",
+        "save_total_limit",
+        "bf16",
+        "use_cpu",
+        "torch_compile",
+        "report_to",
+        "push_to_hub",
+        "hub_model_id",
+        "hub_token",
+        "hub_private_repo",
+        "hub_revision",
+    ]
 )
 
 
@@ -41,10 +64,15 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     try:
         verbs[arguments.verb](arguments.rest)
-    except (OSError, ValueError, ImportError) as error:
-        if arguments.traceback:
+    except Exception as error:
+        # httpx, through which huggingface_hub speaks, says that nobody answers, but not who.
+        is_connection = type(error).__module__.startswith("httpx")
+        if arguments.traceback or not (is_connection or isinstance(error, (OSError, ValueError, ImportError))):
             raise
-        sys.exit(f"wave-network {arguments.verb}: {type(error).__name__}: {error}")
+        where = f" (asking {huggingface_hub.constants.ENDPOINT})" if is_connection else ""
+        message = " ".join(str(error).split())
+        sys.stderr.write(f"wave-network {arguments.verb}: {type(error).__name__}: {message}{where}\n")
+        sys.exit(2)
 
 
 def run_finetune(words: list[str]) -> None:
@@ -103,7 +131,8 @@ def run_push(words: list[str]) -> None:
 
 def parse_settings(verb: str, types: list[Any], words: list[str], hide_from: Any = None) -> tuple[Any, ...]:
     """The dataclasses, from `--config FILE.yaml` and the command line, which goes before the file."""
-    parser = HfArgumentParser(types, prog=f"wave-network {verb}", allow_abbrev=False)
+    usage = f"wave-network {verb} [settings]"
+    parser = HfArgumentParser(types, prog=f"wave-network {verb}", usage=usage, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE.yaml", help="Settings from a file; the command line goes before it.")
     if hide_from is not None:
         parser.add_argument("--help_all", action="help", help="Show all settings of transformers' TrainingArguments.")
@@ -128,7 +157,10 @@ def parse_settings(verb: str, types: list[Any], words: list[str], hide_from: Any
 
 def read_config(file: str) -> list[str]:
     """A YAML file of `name: value` as the words of a command line."""
-    settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    try:
+        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"--config {file}: is not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"--config {file}: must hold lines of `name: value`, got {type(settings).__name__}.")
     words = []

@@ -59,7 +59,8 @@ class TextData:
     `ClassLabel`: an index into `label_names`); their rows keep the order of the source, which may be sorted by label.
 
     Attributes:
-        name: What the user asked for.
+        name: The name of the data set: built-in, on the Hub, or that of the file or folder, without its path.
+        is_on_hub: Whether `name` is a name on the Hub.
         train: The rows to train on.
         validation: The rows to choose by.
         test: The rows to report on, if there are any with labels.
@@ -71,6 +72,7 @@ class TextData:
     """
 
     name: str
+    is_on_hub: bool
     train: Dataset
     validation: Dataset
     test: Dataset | None
@@ -151,8 +153,10 @@ def load_text_data(
         splits["validation"] = take_rows(splits["train"], cut)
         splits["train"] = take_rows(splits["train"], kept)
     made = {split: make_dataset(rows, label_names) for split, rows in splits.items()}
+    is_on_hub = not is_local(name)
     return TextData(
-        name=name,
+        name=name if is_on_hub else Path(name).expanduser().resolve().name,
+        is_on_hub=is_on_hub,
         train=made["train"],
         validation=made["validation"],
         test=made.get("test"),
@@ -211,8 +215,7 @@ Source: TypeAlias = Path | Dataset | pa.Table
 def find_sources(name: str, config: str | None) -> tuple[Mapping[str, Source], list[str] | None]:
     """The splits of a data set under their own names, and the label names of a `classes.txt`."""
     path = Path(name).expanduser()
-    is_local = name in BUILT_IN or path.exists()
-    if is_local and config is not None:
+    if is_local(name) and config is not None:
         raise ValueError(f"`dataset_config` is for data sets on the Hub, got {config!r} with {name!r}.")
     if name == "bbc_news":
         return bbc_news(), None
@@ -230,6 +233,10 @@ def find_sources(name: str, config: str | None) -> tuple[Mapping[str, Source], l
             f"{name!r} is not local, and: {error}"
         ) from error
     return dict(loaded), None
+
+
+def is_local(name: str) -> bool:
+    return name in BUILT_IN or Path(name).expanduser().exists()
 
 
 def looks_like_path(name: str) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalPrediction
 
 from ..configuration import WaveConfig
@@ -41,6 +43,8 @@ METRICS_SCHEMA = 1
 @dataclass
 class DataArguments:
     """What to learn from."""
+
+    _argument_group_name = "data"
 
     dataset: str = field(
         metadata={
@@ -63,6 +67,8 @@ class DataArguments:
 @dataclass
 class ModelArguments:
     """What to train: a new Wave Network, or with --model an existing one."""
+
+    _argument_group_name = "model"
 
     model: str | None = field(
         default=None, metadata={"help": "Checkpoint to start from (folder or name on the Hub). Default: a new model."}
@@ -97,6 +103,8 @@ class ModelArguments:
 class RunArguments(TrainingArguments):
     """How to train: transformers' TrainingArguments, with defaults for a small model trained from scratch."""
 
+    _argument_group_name = "training"
+
     output_dir: str | None = field(
         default=None, metadata={"help": "Run folder. Default: runs/ and the name of the data set."}
     )
@@ -116,11 +124,47 @@ class RunArguments(TrainingArguments):
         default="accuracy", metadata={"help": "What is best in validation: accuracy, macro_f1 or loss."}
     )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
-    report_to: None | str | list[str] = field(default="none", metadata={"help": "Experiment tracker to report to."})
+    report_to: str | None = field(default="none", metadata={"help": "Experiment tracker to report to."})
     train_sampling_strategy: str = field(
         default="group_by_length", metadata={"help": "Order of the training rows; group_by_length pads least."}
     )
     hub_strategy: str = field(default="end", metadata={"help": "When to push with --push_to_hub."})
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Trainer pickles its arguments into every checkpoint; the access token must not land on the disk.
+        return self.__dict__ | {"hub_token": None}
+
+
+class SeededSampler(LengthGroupedSampler):
+    """
+    Rows grouped by length, in an order that depends on the seed and the epoch alone.
+
+    The base class draws from the global generator, which dropout advances differently in each process: after the first
+    epoch the processes of `torchrun` would share out different orders, with some rows in both and some in none. And a
+    run that goes on from the middle of an epoch would leave out other rows than it had seen.
+    """
+
+    def __init__(self, *args: Any, seed: int, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
+class WaveTrainer(Trainer):
+    """Trainer with our order of the training rows."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return SeededSampler(sampler.batch_size, lengths=sampler.lengths, seed=seed)
 
 
 def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments) -> Path:
@@ -144,6 +188,7 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
     with arguments.main_process_first(desc="look at the run folder"):
         checkpoint = find_checkpoint(folder) if arguments.resume else None
         refuse_existing(folder, arguments.resume)
+    arguments.dataloader_pin_memory = arguments.device.type == "cuda"
     # Tiny activations and second moments become denormal numbers, which a CPU handles slowly.
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
@@ -154,7 +199,6 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
         text_columns=data_arguments.text_columns,
         label_column=data_arguments.label_column,
         validation_fraction=data_arguments.validation_fraction,
-        seed=arguments.seed,
     )
     tokenizer = get_tokenizer(model_arguments, data, folder if checkpoint else None)
     set_seed(arguments.seed)
@@ -166,12 +210,14 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
     report = ClassificationReport()
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        result = report.compute(predictions=prediction.predictions.argmax(-1), references=prediction.label_ids)
+        predicted = np.argmax(prediction.predictions, axis=-1)
+        result = report.compute(predictions=predicted, references=prediction.label_ids)
         return {"accuracy": result["accuracy"], "macro_f1": result["macro_f1"]}
 
-    if arguments.class_weights == "balanced":
+    is_balanced = arguments.class_weights == "balanced"
+    if is_balanced:
         class_weights = balance(data.train["label"], len(data.label_names))
-    trainer = Trainer(
+    trainer = WaveTrainer(
         model=model,
         args=arguments,
         train_dataset=encoded["train"],
@@ -179,7 +225,7 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=compute_metrics,
-        compute_loss_func=weighted_loss(class_weights) if arguments.class_weights == "balanced" else None,
+        compute_loss_func=weighted_loss(class_weights, arguments.label_smoothing_factor) if is_balanced else None,
     )
     is_main = trainer.is_world_process_zero()
     if is_main:
@@ -204,7 +250,7 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
             "seed": arguments.seed,
             "device": describe_device(arguments),
             "versions": get_versions(),
-            "command": " ".join(["wave-network", *sys.argv[1:]]),
+            "command": describe_command(sys.argv[1:], arguments.hub_token),
             "base_model": model_arguments.model,
             "data": describe_data(data),
             "model": count_parameters(model),
@@ -229,20 +275,21 @@ def refuse_existing(folder: Path, resume: bool) -> None:
 
 def find_checkpoint(folder: Path) -> Path | None:
     """The last complete checkpoint of a run; one that was cut short while it was written is passed over."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
-    for checkpoint in checkpoints:
-        if (checkpoint / "trainer_state.json").exists() and is_readable(checkpoint / "model.safetensors"):
+    checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        if is_complete(checkpoint):
             return checkpoint
         print(f"{checkpoint} is not complete and is passed over.", file=sys.stderr)
     return None
 
 
-def is_readable(weights: Path) -> bool:
-    """Whether a safetensors file is whole: its header says how long it must be."""
+def is_complete(checkpoint: Path) -> bool:
+    """Whether Trainer got to the end of a checkpoint: it writes its state last. Weights say how long they must be."""
     try:
-        with safe_open(weights, framework="pt"):
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        with safe_open(checkpoint / "model.safetensors", framework="pt"):
             return True
-    except (OSError, SafetensorError):
+    except (OSError, ValueError, SafetensorError):
         return False
 
 
@@ -296,17 +343,21 @@ def encode(split: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
 
 def balance(labels: Sequence[int], num_labels: int) -> torch.Tensor:
-    """Class weights, inverse to the frequencies and 1 on average over the rows."""
+    """Class weights, inverse to the frequencies and 1 on average over the rows. A class without rows counts as one."""
     counts = np.bincount(labels, minlength=num_labels)
-    return torch.tensor(len(labels) / (num_labels * counts), dtype=torch.float32)
+    return torch.tensor(len(labels) / (np.count_nonzero(counts) * counts.clip(min=1)), dtype=torch.float32)
 
 
-def weighted_loss(class_weights: torch.Tensor):
+def weighted_loss(class_weights: torch.Tensor, label_smoothing: float):
     """A loss for Trainer: cross-entropy weighted by class, a mean over all rows of the step, accumulated ones too."""
 
     def compute_loss(outputs, labels, num_items_in_batch=None):
         losses = torch.nn.functional.cross_entropy(
-            outputs.logits.float(), labels, weight=class_weights.to(outputs.logits.device), reduction="none"
+            outputs.logits.float(),
+            labels,
+            weight=class_weights.to(outputs.logits.device),
+            reduction="none",
+            label_smoothing=label_smoothing,  # Trainer leaves this to a loss that it is given
         )
         return losses.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
@@ -344,6 +395,7 @@ def describe_data(data: TextData) -> dict[str, Any]:
     rows = {"train": len(data.train), "validation": len(data.validation)}
     return {
         "name": data.name,
+        "is_on_hub": data.is_on_hub,
         "fingerprint": data.fingerprint,
         "rows": rows | ({"test": len(data.test)} if data.test is not None else {}),
         "label_names": data.label_names,
@@ -382,8 +434,9 @@ def describe_settings(model_arguments: ModelArguments, arguments: RunArguments, 
 
 
 def describe_best(trainer: Trainer, metric: str | None) -> dict[str, Any] | None:
+    """Where in the run the saved weights stood; None if they are those of its end."""
     state = trainer.state
-    if state.best_metric is None:
+    if not trainer.args.load_best_model_at_end or state.best_metric is None:
         return None
     epochs = [entry["epoch"] for entry in state.log_history if entry["step"] == state.best_global_step]
     return {
@@ -392,6 +445,11 @@ def describe_best(trainer: Trainer, metric: str | None) -> dict[str, Any] | None
         "metric": metric,
         "value": state.best_metric,
     }
+
+
+def describe_command(words: Sequence[str], token: str | None) -> str:
+    """What was typed, as it can be typed again, without the access token."""
+    return shlex.join(["wave-network", *(word.replace(token, "***") if token else word for word in words)])
 
 
 def describe_device(arguments: TrainingArguments) -> str:
@@ -424,4 +482,3 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
-

@@ -20,8 +20,10 @@ from .data import read_texts
 class PredictArguments:
     """What to classify, and with what."""
 
+    _argument_group_name = "settings"
+
     model: str = field(metadata={"help": "Run folder, or name of a model on the Hub."})
-    file: str = field(metadata={"help": "Texts: CSV, TSV, JSON, JSONL, Parquet or plain text (one on a line); .gz too."})
+    file: str = field(metadata={"help": "Texts: CSV, TSV, JSON, JSONL, Parquet or plain text (one a line); .gz too."})
     output: str | None = field(
         default=None, metadata={"help": "CSV to write, or - for standard output. Default: beside the input file."}
     )
@@ -61,11 +63,11 @@ def predict(arguments: PredictArguments) -> Path | None:
     if arguments.output != "-":
         source = Path(arguments.file)
         output = Path(arguments.output) if arguments.output else source.with_name(f"{source.name}.predictions.csv")
-        if output.exists() and not arguments.overwrite:
-            raise FileExistsError(f"The output {str(output)!r} exists. Choose another `output`, or add --overwrite.")
     # One process does the work, also where torchrun started several.
     if int(os.environ.get("RANK", "0")) != 0:
         return output
+    if output is not None and output.exists() and not arguments.overwrite:
+        raise FileExistsError(f"The output {str(output)!r} exists. Choose another `output`, or add --overwrite.")
 
     classifier = Classifier(arguments.model, arguments.device, arguments.batch_size, arguments.trust_remote_code)
     chunks = read_texts(arguments.file, text_columns=arguments.text_columns, batch_size=CHUNK)

@@ -1,0 +1,59 @@
+"""A small data set and fine-tuning runs on it that take about a second each."""
+
+import csv
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+WORDS = {
+    "sport": ["goal", "match", "striker", "referee", "league", "coach", "stadium", "penalty", "final", "champion"],
+    "money": ["bank", "shares", "profit", "market", "interest", "trader", "inflation", "bond", "budget", "merger"],
+    "space": ["orbit", "rocket", "planet", "telescope", "comet", "galaxy", "astronaut", "lunar", "probe", "gravity"],
+}
+SMALL = {
+    "hidden_size": 16,
+    "vocab_size": 200,
+    "max_length": 32,
+    "num_train_epochs": 3,
+    "learning_rate": 0.01,
+    "disable_tqdm": "true",
+    "per_device_train_batch_size": 8,
+}
+
+
+def make_rows(count: int, seed: int, names: Sequence[str] = tuple(WORDS)) -> list[dict[str, str]]:
+    """Texts of 1 to 12 words, most of them of the class; enough of the others that no model gets every text right."""
+    chooser = random.Random(seed)
+    everything = [word for words in WORDS.values() for word in words]
+    rows = []
+    for index in range(count):
+        name = names[index % len(names)]
+        words = [chooser.choice(WORDS[name] if chooser.random() < 0.6 else everything) for _ in range(1 + index % 12)]
+        rows.append({"text": " ".join(words), "label": name})
+    return rows
+
+
+def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    rows = list(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_data(folder: Path) -> Path:
+    """A folder of splits. The number of test rows is odd, so that two processes share them unevenly."""
+    write_csv(folder / "train.csv", make_rows(120, seed=0))
+    write_csv(folder / "test.csv", make_rows(43, seed=1))
+    return folder
+
+
+def words_for(dataset: Path, output: Path, **settings: Any) -> list[str]:
+    """The words behind `wave-network finetune` for a small run on the CPU."""
+    words = ["--dataset", str(dataset), "--output_dir", str(output), "--use_cpu"]
+    for name, value in (SMALL | settings).items():
+        words += [f"--{name}"] if value is True else [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
