@@ -1,4 +1,4 @@
-"""A small data set and fine-tuning runs on it that take about a second each."""
+"""A small data set, and runs of `wave-network` on it that take about a second each."""
 
 import csv
 import random
@@ -6,24 +6,27 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from wave_network.training.cli import main
+
 WORDS = {
     "sport": ["goal", "match", "striker", "referee", "league", "coach", "stadium", "penalty", "final", "champion"],
     "money": ["bank", "shares", "profit", "market", "interest", "trader", "inflation", "bond", "budget", "merger"],
     "space": ["orbit", "rocket", "planet", "telescope", "comet", "galaxy", "astronaut", "lunar", "probe", "gravity"],
 }
 SMALL = {
+    "use_cpu": True,
+    "disable_tqdm": True,
     "hidden_size": 16,
     "vocab_size": 200,
     "max_length": 32,
     "num_train_epochs": 3,
     "learning_rate": 0.01,
-    "disable_tqdm": "true",
     "per_device_train_batch_size": 8,
 }
 
 
 def make_rows(count: int, seed: int, names: Sequence[str] = tuple(WORDS)) -> list[dict[str, str]]:
-    """Texts of 1 to 12 words, most of them of the class; enough of the others that no model gets every text right."""
+    """Texts of 1 to 12 words, most of them of the class, and enough others that no model gets every text right."""
     chooser = random.Random(seed)
     everything = [word for words in WORDS.values() for word in words]
     rows = []
@@ -36,7 +39,6 @@ def make_rows(count: int, seed: int, names: Sequence[str] = tuple(WORDS)) -> lis
 
 def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
     rows = list(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -51,9 +53,14 @@ def write_data(folder: Path) -> Path:
     return folder
 
 
-def words_for(dataset: Path, output: Path, **settings: Any) -> list[str]:
-    """The words behind `wave-network finetune` for a small run on the CPU."""
-    words = ["--dataset", str(dataset), "--output_dir", str(output), "--use_cpu"]
+def small_words(dataset: Path, output: Path, **settings: Any) -> list[str]:
+    """The command line of a small run."""
+    words = ["finetune", "--dataset", str(dataset), "--output_dir", str(output)]
     for name, value in (SMALL | settings).items():
-        words += [f"--{name}"] if value is True else [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return words
+
+
+def finetune_small(dataset: Path, output: Path, **settings: Any) -> Path:
+    main(small_words(dataset, output, **settings))
+    return output

@@ -179,3 +179,9 @@ def test_importing_the_package_loads_nothing_that_only_training_needs():
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert "torch" in loaded
     assert not {"matplotlib", "datasets", "evaluate", "sklearn"} & set(loaded)
+
+
+def test_tables_in_prose_are_what_the_result_files_say():
+    command = [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -76,7 +76,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def run_finetune(words: list[str]) -> None:
-    # Here, so that `wave-network --help` need not wait for torch.
+    # Here, so that the other verbs need not wait for Trainer and the card.
     from ..analysis import draw_confusion
     from ..hub_card import push_run, write_card
     from .finetune import DataArguments, ModelArguments, RunArguments, finetune

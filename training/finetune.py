@@ -144,15 +144,15 @@ class SeededSampler(LengthGroupedSampler):
     run that goes on from the middle of an epoch would leave out other rows than it had seen.
     """
 
-    def __init__(self, *args: Any, seed: int, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, trainer: Trainer, batch_size: int, lengths: list[int]):
+        super().__init__(batch_size, lengths=lengths)
+        self.trainer = trainer
 
     def __iter__(self):
-        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        arguments = self.trainer.args
+        seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+        # Not by `set_epoch`, which reaches no sampler in a run that several processes resume within an epoch.
+        self.generator = torch.Generator().manual_seed(seed + int(self.trainer.state.epoch or 0))
         return super().__iter__()
 
 
@@ -163,8 +163,7 @@ class WaveTrainer(Trainer):
         sampler = super()._get_train_sampler(train_dataset)
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return SeededSampler(sampler.batch_size, lengths=sampler.lengths, seed=seed)
+        return SeededSampler(self, sampler.batch_size, sampler.lengths)
 
 
 def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments) -> Path:

@@ -69,8 +69,9 @@ def predict(arguments: PredictArguments) -> Path | None:
     if output is not None and output.exists() and not arguments.overwrite:
         raise FileExistsError(f"The output {str(output)!r} exists. Choose another `output`, or add --overwrite.")
 
-    classifier = Classifier(arguments.model, arguments.device, arguments.batch_size, arguments.trust_remote_code)
+    # The file first: a model may have to come from the Hub.
     chunks = read_texts(arguments.file, text_columns=arguments.text_columns, batch_size=CHUNK)
+    classifier = Classifier(arguments.model, arguments.device, arguments.batch_size, arguments.trust_remote_code)
     with open_output(output) as file:
         writer = csv.writer(file)
         writer.writerow(classifier.header)
@@ -97,10 +98,12 @@ class Classifier:
         self.batch_size = batch_size
         labels = self.model.config.id2label
         self.labels = [labels[index] for index in range(len(labels))]
+        # As in BERT: one label and no type is a value.
+        self.problem = self.model.config.problem_type or ("regression" if len(labels) == 1 else None)
 
     @property
     def header(self) -> list[str]:
-        if self.model.config.problem_type == "regression":
+        if self.problem == "regression":
             return ["row", *self.labels]
         return ["row", "label", "probability", *(f"probability_{label}" for label in self.labels)]
 
@@ -121,9 +124,9 @@ class Classifier:
             yield self.to_cells(values)
 
     def to_cells(self, logits: torch.Tensor) -> list[Any]:
-        if self.model.config.problem_type == "regression":
+        if self.problem == "regression":
             return [f"{value:.6g}" for value in logits.tolist()]
-        if self.model.config.problem_type == "multi_label_classification":
+        if self.problem == "multi_label_classification":
             probabilities = logits.sigmoid().tolist()
             chosen = [label for label, value in zip(self.labels, probabilities, strict=True) if value > 0.5]
             best = ";".join(chosen)

@@ -1,0 +1,575 @@
+"""`wave-network finetune` from data to run folder, on small runs: what it leaves, repeats, resumes and pushes."""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from loopback_hub import LoopbackHub
+from safetensors.torch import load_file
+from small_runs import WORDS, finetune_small, make_rows, small_words, write_csv, write_data
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback, pipeline, set_seed
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from wave_network import WaveForSequenceClassification
+from wave_network.hub_card import push_run
+from wave_network.training import finetune
+from wave_network.training.cli import main
+
+RUN_FILES = {
+    ".eval_results/texts.yaml",
+    "README.md",
+    "config.json",
+    "configuration_wave.py",
+    "confusion_matrix.png",
+    "metrics.json",
+    "model.safetensors",
+    "modeling_wave.py",
+    "ops_wave.py",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+SKEW = {"sport": 90, "money": 9, "space": 9}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def denormals():
+    """A run switches denormal numbers off for its process; the tests of other files get them back."""
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "texts"
+    folder.mkdir()
+    return write_data(folder)
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ended run, which the tests only read."""
+    return finetune_small(data, tmp_path_factory.mktemp("runs") / "run")
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+def read_weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def distance(run: Path, other: Path) -> float:
+    """The largest difference between the weights of two runs."""
+    weights, others = read_weights(run), read_weights(other)
+    assert weights.keys() == others.keys()
+    return max(float((weights[name] - others[name]).abs().max()) for name in weights)
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def list_files(run: Path) -> set[str]:
+    """The files of a run folder without its checkpoints."""
+    return {name for name in snapshot(run) if not name.startswith("checkpoint-")}
+
+
+def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which the command refuses."""
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    assert exit_.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+# What a run leaves
+
+
+def test_a_run_folder_is_whole(run: Path):
+    assert list_files(run) == RUN_FILES
+    config = json.loads((run / "config.json").read_text())
+    assert config["id2label"] == {"0": "money", "1": "space", "2": "sport"}
+    assert config["auto_map"]["AutoModelForSequenceClassification"] == "modeling_wave.WaveForSequenceClassification"
+    assert (run / "README.md").read_text().count("confusion_matrix.png") == 1
+
+
+def test_metrics_say_how_the_run_was_made(run: Path, data: Path):
+    metrics = read_metrics(run)
+    assert list(metrics) == [
+        "schema",
+        "created",
+        "duration_seconds",
+        "seed",
+        "device",
+        "versions",
+        "command",
+        "base_model",
+        "data",
+        "model",
+        "settings",
+        "best",
+        "results",
+    ]
+    created = datetime.fromisoformat(metrics["created"])
+    assert timedelta() <= datetime.now(timezone.utc) - created < timedelta(hours=1)
+    assert 0 < metrics["duration_seconds"] < 600
+    assert metrics["seed"] == 42
+    assert metrics["device"].startswith("cpu (")
+    assert metrics["versions"]["torch"] == torch.__version__
+    assert metrics["versions"]["wave_network"] == importlib.metadata.version("wave-network")
+    assert metrics["base_model"] is None
+    assert len(metrics["data"].pop("fingerprint")) == 64
+    assert metrics["data"] == {
+        "name": "texts",
+        "is_on_hub": False,
+        "rows": {"train": 108, "validation": 12, "test": 43},
+        "label_names": ["money", "space", "sport"],
+        "text_columns": ["text"],
+        "label_column": "label",
+        "validation_was_split": True,
+    }
+    settings = metrics["settings"]
+    expected = {
+        "learning_rate": 0.01,
+        "num_train_epochs": 3,
+        "hidden_size": 16,
+        "class_weights": "none",
+        "processes": 1,
+    }
+    assert {name: settings[name] for name in expected} == expected
+    assert settings["tokenizer"] == "trained on the training texts"
+    assert settings["vocab_size"] == len(AutoTokenizer.from_pretrained(run))
+
+
+def test_metrics_count_the_parameters_of_the_model(run: Path):
+    counts = read_metrics(run)["model"]
+    weights = read_weights(run)
+    assert counts["parameters"] == sum(weight.numel() for weight in weights.values())
+    assert counts["table_parameters"] == weights["wave.embeddings.word_embeddings.weight"].numel()
+    assert counts["core_parameters"] == counts["parameters"] - counts["table_parameters"]
+
+
+def test_the_confusion_matrix_is_a_picture_that_can_be_read(run: Path):
+    picture = (run / "confusion_matrix.png").read_bytes()
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", picture[16:24])
+    assert 500 < height < width < 2000
+
+
+def test_a_run_loads_through_the_auto_classes_and_the_pipeline(run: Path):
+    model = AutoModelForSequenceClassification.from_pretrained(run)
+    assert isinstance(model, WaveForSequenceClassification)
+    classify = pipeline("text-classification", model=str(run), device="cpu")
+    found = [prediction["label"] for prediction in classify([" ".join(words) for words in WORDS.values()])]
+    assert found == ["sport", "money", "space"]
+
+
+def test_the_results_are_those_of_the_saved_model(run: Path):
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(run), AutoTokenizer.from_pretrained(run)
+    confusion = [[0] * 3 for _ in range(3)]
+    for row in make_rows(43, seed=1):
+        with torch.inference_mode():
+            predicted = int(model(**tokenizer(row["text"], return_tensors="pt")).logits.argmax())
+        confusion[model.config.label2id[row["label"]]][predicted] += 1
+    result = read_metrics(run)["results"]["test"]
+    right = sum(confusion[index][index] for index in range(3))
+    assert result["confusion"] == confusion
+    assert result["rows"] == 43
+    assert result["accuracy"] == pytest.approx(right / 43)
+    assert 30 < right < 43  # else every test row is alike, and this proves little
+
+
+def test_the_saved_weights_are_the_best_by_validation(run: Path):
+    best = read_metrics(run)["best"]
+    assert best["value"] == read_metrics(run)["results"]["validation"]["accuracy"]
+    assert best["step"] == 14 * best["epoch"]
+    assert (run / f"checkpoint-{best['step']}" / "model.safetensors").read_bytes() == (
+        run / "model.safetensors"
+    ).read_bytes()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(run: Path, data: Path, tmp_path: Path):
+    again = finetune_small(data, tmp_path / "again")
+    other = finetune_small(data, tmp_path / "other", seed=7)
+    assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    assert read_metrics(again)["results"] == read_metrics(run)["results"]
+    assert distance(other, run) > 0.01
+    assert read_metrics(other)["seed"] == 7
+
+
+# A folder with something in it
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_ended_run_is_refused_and_nothing_in_it_changes(
+    run: Path, data: Path, resume: bool, capsys: pytest.CaptureFixture[str]
+):
+    before = snapshot(run)
+    error = refuse(small_words(data, run, resume=resume), capsys)
+    assert "FileExistsError" in error
+    assert str(run) in error
+    assert "has ended" in error
+    assert snapshot(run) == before
+
+
+def test_a_folder_with_anything_in_it_is_refused_and_nothing_in_it_changes(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    error = refuse(small_words(data, tmp_path), capsys)
+    assert str(tmp_path) in error
+    assert "--resume" in error
+    assert snapshot(tmp_path) == {"thesis.txt": hashlib.sha256(b"years of work").hexdigest()}
+
+
+# A run that is interrupted
+
+
+def interrupt(dataset: Path, output: Path, saves: int, **settings: Any) -> Path:
+    """Starts a run that is interrupted once it has saved so many checkpoints."""
+
+    class Interrupt(TrainerCallback):
+        def on_save(self, *_: Any, **__: Any) -> None:
+            nonlocal saves
+            saves -= 1
+            if saves == 0:
+                raise KeyboardInterrupt
+
+    class InterruptedTrainer(finetune.WaveTrainer):
+        def __init__(self, **arguments: Any):
+            super().__init__(**arguments, callbacks=[Interrupt()])
+
+    with patch.object(finetune, "WaveTrainer", InterruptedTrainer), pytest.raises(KeyboardInterrupt):
+        finetune_small(dataset, output, **settings)
+    assert not (output / "metrics.json").exists()
+    return output
+
+
+# The second case stops within an epoch, which has 14 steps.
+@pytest.mark.parametrize(
+    ("saves", "settings"), [(1, {}), (2, {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 9})]
+)
+def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(
+    data: Path, tmp_path: Path, saves: int, settings: dict[str, Any]
+):
+    settings = settings | {"eval_steps": 9, "load_best_model_at_end": False}
+    whole = finetune_small(data, tmp_path / "whole", **settings)
+    parted = interrupt(data, tmp_path / "parted", saves, **settings)
+    finetune_small(data, parted, resume=True, **settings)
+    assert distance(whole, parted) == 0
+    assert read_metrics(whole)["results"] == read_metrics(parted)["results"]
+    assert read_metrics(whole)["best"] is None
+    assert list_files(parted) == RUN_FILES
+
+
+def test_a_run_interrupted_before_its_first_checkpoint_starts_again(run: Path, data: Path, tmp_path: Path):
+    parted = interrupt(data, tmp_path / "parted", saves=1)
+    for checkpoint in parted.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    finetune_small(data, parted, resume=True)
+    assert distance(run, parted) == 0
+
+
+@pytest.mark.parametrize("damage", ["weights", "state", "no state"])
+def test_a_checkpoint_cut_short_is_passed_over(
+    run: Path, data: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+):
+    parted = interrupt(data, tmp_path / "parted", saves=2)
+    last = parted / "checkpoint-28"
+    if damage == "no state":
+        (last / "trainer_state.json").unlink()
+    else:
+        file = last / ("model.safetensors" if damage == "weights" else "trainer_state.json")
+        file.write_bytes(file.read_bytes()[:-100])
+    finetune_small(data, parted, resume=True)
+    assert f"{last} is not complete and is passed over." in capsys.readouterr().err
+    assert distance(run, parted) == 0
+
+
+def test_an_interrupted_run_cannot_be_pushed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    parted = interrupt(data, tmp_path / "parted", saves=1)
+    assert str(parted / "metrics.json") in refuse(["push", str(parted), "tester/parted"], capsys)
+    with pytest.raises(FileNotFoundError, match=r"parted' is not a finished run folder: it lacks model\.safetensors"):
+        push_run(parted, "tester/parted")
+
+
+# The order of the rows, and the loss
+
+
+def make_trainer(tmp_path: Path, lengths: list[int]) -> finetune.WaveTrainer:
+    arguments = finetune.RunArguments(str(tmp_path), use_cpu=True, eval_strategy="no", load_best_model_at_end=False)
+    rows = [{"input_ids": [1] * length} for length in lengths]
+    return finetune.WaveTrainer(model=torch.nn.Linear(1, 1), args=arguments, train_dataset=rows)
+
+
+def test_the_order_of_the_rows_depends_on_seed_and_epoch_alone(tmp_path: Path):
+    lengths = [1 + index % 13 for index in range(90)]
+    orders = []
+    for global_seed in (1, 2):
+        trainer = make_trainer(tmp_path, lengths)
+        sampler = trainer._get_train_sampler()
+        for epoch in (0.0, 1.0, 1.5):  # the last one: a run that goes on
+            set_seed(global_seed)  # what the processes of torchrun share at first, and lose
+            trainer.state.epoch = epoch
+            orders.append(list(sampler))
+    assert orders[:3] == orders[3:]
+    assert orders[0] != orders[1]
+    assert orders[1] == orders[2]
+    assert all(sorted(order) == list(range(90)) for order in orders)
+
+
+def test_balanced_weights_are_inverse_to_the_frequencies_and_one_on_average():
+    # Three classes in eight rows: 8 / (3 * count).
+    weights = finetune.balance([0, 0, 0, 0, 1, 1, 1, 2], 3)
+    assert weights.tolist() == pytest.approx([8 / 12, 8 / 9, 8 / 3])
+    assert sum(weights[label].item() for label in [0, 0, 0, 0, 1, 1, 1, 2]) / 8 == pytest.approx(1)
+
+
+def test_balanced_weights_are_finite_where_a_class_has_no_rows():
+    assert finetune.balance([0, 0, 0, 2], 3).tolist() == pytest.approx([4 / 6, 4 / 2, 4 / 2])
+
+
+def test_the_weighted_loss_equals_a_hand_worked_one():
+    # Probabilities 3/4 and 1/4 in both rows; their labels are 0 and 1.
+    outputs = SequenceClassifierOutput(logits=torch.tensor([[3.0, 1.0], [3.0, 1.0]]).log())
+    labels = torch.tensor([0, 1])
+    loss = finetune.weighted_loss(torch.tensor([0.5, 3.0]), label_smoothing=0.0)
+    total = 0.5 * math.log(4 / 3) + 3 * math.log(4)
+    assert loss(outputs, labels).item() == pytest.approx(total / 2)
+    # Of eight rows in all accumulated steps these two are a part.
+    assert loss(outputs, labels, num_items_in_batch=torch.tensor(8)).item() == pytest.approx(total / 8)
+    # Smoothing by 0.2 gives each class 0.1, and the true one 0.8 more.
+    smoothed = 0.9 * 0.5 * math.log(4 / 3) + 0.1 * 3 * math.log(4) + 0.9 * 3 * math.log(4) + 0.1 * 0.5 * math.log(4 / 3)
+    loss = finetune.weighted_loss(torch.tensor([0.5, 3.0]), label_smoothing=0.2)
+    assert loss(outputs, labels).item() == pytest.approx(smoothed / 2)
+
+
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_four_accumulated_steps_of_four_rows_equal_one_of_sixteen(tmp_path: Path, class_weights: str):
+    rows = [row for name, count in SKEW.items() for row in make_rows(count, 2, [name])]
+    write_csv(tmp_path / "train.csv", rows)
+    settings = {
+        "class_weights": class_weights,
+        "hidden_dropout_prob": 0,
+        "optim": "sgd",  # a step is as far as the gradient is long; AdamW would hide a wrong scale
+        "max_grad_norm": 0,
+        "learning_rate": 0.5,
+        "num_train_epochs": 1,
+    }
+    whole = finetune_small(tmp_path, tmp_path / "whole", per_device_train_batch_size=16, **settings)
+    parts = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
+    parted = finetune_small(tmp_path, tmp_path / "parted", **parts, **settings)
+    still = finetune_small(tmp_path, tmp_path / "still", **settings | {"learning_rate": 0})
+    assert distance(whole, parted) < 1e-5
+    assert distance(whole, still) > 0.01
+
+
+def test_balanced_weights_find_the_rare_classes_of_skewed_data(tmp_path: Path):
+    rows = [row for name, count in SKEW.items() for row in make_rows(count, 3, [name])]
+    write_csv(tmp_path / "train.csv", rows)
+    write_csv(tmp_path / "test.csv", make_rows(60, seed=4))
+    recalls = {}
+    for choice in ("none", "balanced"):
+        run = finetune_small(tmp_path, tmp_path / choice, class_weights=choice, metric_for_best_model="loss")
+        assert read_metrics(run)["settings"]["class_weights"] == choice
+        by_class = read_metrics(run)["results"]["test"]["per_class"]
+        recalls[choice] = by_class["money"]["recall"] + by_class["space"]["recall"]
+    assert recalls["balanced"] > recalls["none"] + 0.2
+
+
+# Other data, tokenizers and models
+
+
+def test_a_vocabulary_file_is_used_as_it_is(data: Path, tmp_path: Path):
+    words = [word for words in WORDS.values() for word in words]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    run = finetune_small(data, tmp_path / "run", tokenizer=tmp_path / "vocab.txt", num_train_epochs=1)
+    tokenizer = AutoTokenizer.from_pretrained(run)
+    assert tokenizer.convert_ids_to_tokens(range(len(tokenizer))) == vocabulary
+    assert tokenizer.model_max_length == 32
+    assert read_metrics(run)["settings"]["vocab_size"] == len(vocabulary)
+    assert read_metrics(run)["settings"]["tokenizer"] == str(tmp_path / "vocab.txt")
+
+
+def test_a_run_goes_on_from_a_model_with_other_labels(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    rows = [row | {"label": "terrestrial" if row["label"] != "space" else "space"} for row in make_rows(60, seed=5)]
+    dataset = write_csv(tmp_path / "two.csv", rows)
+    still = finetune_small(dataset, tmp_path / "still", model=run, learning_rate=0, num_train_epochs=1)
+    assert "classifier.weight" in caplog.text  # the report of transformers on what it did not load
+    before, after = read_weights(run), read_weights(still)
+    assert {name for name in after if not torch.equal(before.get(name), after[name])} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
+    assert after["classifier.bias"].shape == (2,)
+    assert (still / "tokenizer.json").read_bytes() == (run / "tokenizer.json").read_bytes()
+    assert json.loads((still / "config.json").read_text())["id2label"] == {"0": "space", "1": "terrestrial"}
+    metrics = read_metrics(still)
+    assert metrics["base_model"] == str(run)
+    # Without a test split there are no test results, and the picture shows validation.
+    assert list(metrics["results"]) == ["validation"]
+    assert metrics["data"]["rows"] == {"train": 54, "validation": 6}
+    assert (still / "confusion_matrix.png").exists()
+
+
+def test_pairs_and_a_validation_split_are_taken_as_they_are(tmp_path: Path):
+    for split, count, seed in (("train", 60, 6), ("validation", 15, 7)):
+        rows = make_rows(count, seed)
+        pairs = [{"question1": row["text"], "question2": "is it so", "label": row["label"]} for row in rows]
+        write_csv(tmp_path / f"{split}.csv", pairs)
+    run = finetune_small(tmp_path, tmp_path / "run", num_train_epochs=1)
+    data = read_metrics(run)["data"]
+    assert data["text_columns"] == ["question1", "question2"]
+    assert data["rows"] == {"train": 60, "validation": 15}
+    assert data["validation_was_split"] is False
+    tokens = AutoTokenizer.from_pretrained(run)
+    assert tokens.decode(tokens("so", "is it")["input_ids"]) == "[CLS] so [SEP] is it [SEP]"
+
+
+# Two processes
+
+
+def run_in_two_processes(words: list[str]) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, *launch, "-m", "wave_network.training.cli", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("Done in") == 1  # one process speaks
+
+
+def test_two_processes_evaluate_as_one(run: Path, data: Path, tmp_path: Path):
+    settings = {"model": run, "learning_rate": 0, "num_train_epochs": 1, "per_device_eval_batch_size": 4}
+    two = tmp_path / "two"
+    run_in_two_processes(small_words(data, two, **settings))
+    assert distance(two, run) == 0
+    assert read_metrics(two)["settings"]["processes"] == 2
+    assert read_metrics(two)["results"] == read_metrics(run)["results"]
+    assert list_files(two) == RUN_FILES
+
+
+def test_two_processes_train_as_one(data: Path, tmp_path: Path):
+    settings = {
+        "train_sampling_strategy": "random",  # grouped by length, the batches of one process and of two differ
+        "class_weights": "balanced",
+        "hidden_dropout_prob": 0,
+        "optim": "sgd",
+        "max_grad_norm": 0,
+        "learning_rate": 0.5,
+        "max_steps": 13,  # the 14th step of an epoch has too few rows for two processes
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+    }
+    one = finetune_small(data, tmp_path / "one", **settings)
+    two = tmp_path / "two"
+    run_in_two_processes(small_words(data, two, **settings | {"per_device_train_batch_size": 4}))
+    assert distance(one, two) < 1e-4
+    assert read_metrics(one)["results"] == read_metrics(two)["results"]
+
+
+# The Hub. The process that speaks with it is a fresh one: its address is read at import.
+
+COMMANDS = """
+import contextlib, io, json, sys
+from unittest.mock import patch
+from wave_network.training.cli import main
+answers = []
+for words in json.loads(sys.argv[1]):
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), patch("time.sleep"):
+        sys.argv[1:] = words
+        try:
+            main()
+        except SystemExit as error:
+            code = error.code
+    answers.append([code, out.getvalue(), err.getvalue().rstrip().rpartition(chr(10))[2]])
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def pushed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run with a wrong token; with the right one, but a Hub that fails at the commit; and the push again."""
+    folder = tmp_path_factory.mktemp("push")
+    words = small_words(data, folder / "run", push_to_hub=True, hub_model_id="tester/news")
+    commands = [
+        [*words, "--hub_token", "hf_wrong"],
+        [*words, "--hub_token", "hf_right"],
+        ["push", str(folder / "run"), "tester/news", "--token", "hf_right"],
+    ]
+    with LoopbackHub(token="hf_right") as hub:
+        hub.failures = {"commit": 1}
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(folder / "home"),
+            "HF_TOKEN": "hf_other",
+            "HF_HUB_DISABLE_XET": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        environment.pop("HF_HUB_OFFLINE", None)
+        process = subprocess.run(
+            [sys.executable, "-c", COMMANDS, json.dumps(commands)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert process.returncode == 0, process.stderr
+        answers = json.loads(process.stdout.splitlines()[-1])
+        return {"answers": answers, "files": hub.files("tester/news"), "folder": folder}
+
+
+def test_a_refused_token_stops_the_run_before_it_trains(pushed: dict[str, Any]):
+    code, out, error = pushed["answers"][0]
+    assert code == 2
+    assert "401" in error
+    assert "Invalid credentials" in error
+    assert "parameters" not in out  # the summary that stands before the training
+
+
+def test_a_push_that_fails_leaves_the_run_whole_and_says_how_to_repeat_it(pushed: dict[str, Any]):
+    code, out, error = pushed["answers"][1]
+    run = pushed["folder"] / "run"
+    assert code == 2
+    assert "500" in error
+    assert f"wave-network push {run} tester/news" in out
+    assert list_files(run) == RUN_FILES
+    AutoModelForSequenceClassification.from_pretrained(run)
+
+
+def test_the_repeated_push_is_complete_and_carries_no_checkpoints_and_no_pickles(pushed: dict[str, Any]):
+    code, out, _ = pushed["answers"][2]
+    assert code == 0
+    assert "tester/news/commit/" in out
+    run, files = pushed["folder"] / "run", pushed["files"]
+    assert any(run.glob("checkpoint-*/training_args.bin"))
+    assert files == {name: (run / name).read_bytes() for name in RUN_FILES}
+    assert b"tester/news" in files["README.md"]
+
+
+def test_the_token_lands_in_no_file_and_the_command_can_be_typed_again(pushed: dict[str, Any]):
+    files = [path for path in pushed["folder"].rglob("*") if path.is_file()]
+    assert [path for path in files if b"hf_right" in path.read_bytes() or b"hf_wrong" in path.read_bytes()] == []
+    assert read_metrics(pushed["folder"] / "run")["command"].endswith(" --hub_token '***'")

@@ -1,0 +1,293 @@
+"""`wave-network predict`: what it writes, and what it refuses to read or run."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import WORDS, make_rows, write_csv
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from wave_network import WaveConfig, WaveForSequenceClassification, train_wave_tokenizer
+from wave_network.training import predict as predict_module
+from wave_network.training.cli import main
+from wave_network.training.predict import PredictArguments, predict
+
+AWKWARD = ["plain", "with, comma", 'with "quotes"']
+MARKER = "\nimport pathlib\npathlib.Path({path!r}).touch()\n"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_wave_tokenizer((row["text"] for row in make_rows(60, seed=0)), 200, show_progress=False)
+
+
+def save_model(folder: Path, tokenizer: Any, labels: list[str], **settings: Any) -> Path:
+    """A classifier with random weights, large enough that its probabilities differ from text to text."""
+    torch.manual_seed(1)
+    config = WaveConfig(
+        vocab_size=len(tokenizer), hidden_size=16, id2label=dict(enumerate(labels)), initializer_range=0.5, **settings
+    )
+    WaveForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("models") / "plain", tokenizer, AWKWARD)
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """Texts of many lengths, two of them empty, one far longer than the model reads."""
+    texts = [row["text"] for row in make_rows(50, seed=2)]
+    texts[7] = texts[30] = ""
+    texts[20] = " ".join(word for words in WORDS.values() for word in words) * 100
+    texts[21] = 'a "quoted", text\nof two lines'
+    return texts
+
+
+@pytest.fixture
+def file(tmp_path: Path, texts: list[str]) -> Path:
+    return write_csv(tmp_path / "texts.csv", [{"id": index, "text": text} for index, text in enumerate(texts)])
+
+
+def classify(model: Path, file: Path, **settings: Any) -> list[dict[str, str]]:
+    output = predict(PredictArguments(str(model), str(file), device="cpu", **settings))
+    return read_csv(output)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def compute_logits(folder: Path, *texts: str) -> list[float]:
+    """The logits of one text, or of one pair, by the plain way through transformers."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        return model(**tokenizer(*texts, truncation=True, return_tensors="pt")).logits[0].tolist()
+
+
+# What is written
+
+
+def test_each_text_has_one_row_in_order_with_what_it_gets_alone(model: Path, file: Path, texts: list[str]):
+    rows = classify(model, file)
+    assert [row["row"] for row in rows] == [str(index) for index in range(len(texts))]
+    for row, text in zip(rows, texts, strict=True):
+        expected = torch.tensor(compute_logits(model, text)).softmax(-1).tolist()
+        assert [float(row[f"probability_{label}"]) for label in AWKWARD] == pytest.approx(expected, abs=1e-6)
+        assert row["label"] == AWKWARD[expected.index(max(expected))]
+        assert float(row["probability"]) == pytest.approx(max(expected), abs=1e-6)
+    assert {row["label"] for row in rows} == set(AWKWARD)  # else the order of the labels is not tested
+
+
+@pytest.mark.parametrize(("chunk", "batch_size"), [(1, 64), (7, 3), (50, 1)])
+def test_chunks_and_batches_change_nothing(
+    model: Path, file: Path, tmp_path: Path, chunk: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
+):
+    whole = classify(model, file)
+    monkeypatch.setattr(predict_module, "CHUNK", chunk)
+    parted = classify(model, file, output=str(tmp_path / "parted.csv"), batch_size=batch_size)
+    assert [row["label"] for row in parted] == [row["label"] for row in whole]
+    for name in whole[0]:
+        if name.startswith("probability"):
+            found, expected = ([float(row[name]) for row in rows] for rows in (parted, whole))
+            assert found == pytest.approx(expected, abs=2e-6)  # both are rounded to six places
+
+
+def test_a_chunk_is_written_before_the_next_one_is_read(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written = []
+
+    def read_texts(path: str, **_: Any) -> Iterator[list[dict[str, str]]]:
+        for _ in range(3):
+            written.append(len(lines))
+            yield [{"text": "goal"}, {"text": "bank"}]
+
+    class Writer:
+        def writerow(self, row: list[Any]) -> None:
+            lines.append(row)
+
+    lines: list[Any] = []
+    monkeypatch.setattr(predict_module, "read_texts", read_texts)
+    monkeypatch.setattr(predict_module.csv, "writer", lambda _: Writer())
+    predict(PredictArguments(str(model), "texts.csv", output=str(tmp_path / "out.csv"), device="cpu"))
+    assert written == [1, 3, 5]  # the header, and two rows for each chunk
+    assert [line[0] for line in lines] == ["row", 0, 1, 2, 3, 4, 5]
+
+
+def test_pairs_are_read_as_pairs(model: Path, tmp_path: Path):
+    rows = [{"premise": "goal match", "hypothesis": "bank"}, {"premise": "bank", "hypothesis": "goal match"}]
+    found = classify(model, write_csv(tmp_path / "pairs.csv", rows))
+    for row, pair in zip(found, rows, strict=True):
+        expected = torch.tensor(compute_logits(model, *pair.values())).softmax(-1).tolist()
+        assert [float(row[f"probability_{label}"]) for label in AWKWARD] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_multi_label_model_writes_all_labels_above_one_half(tokenizer: Any, tmp_path: Path, file: Path):
+    folder = save_model(tmp_path / "multi", tokenizer, ["a", "b", "c"], problem_type="multi_label_classification")
+    rows = classify(folder, file)
+    for row in rows:
+        probabilities = {label: float(row[f"probability_{label}"]) for label in "abc"}
+        assert row["label"] == ";".join(label for label, value in probabilities.items() if value > 0.5)
+    assert {len(row["label"].split(";")) for row in rows if row["label"]} > {1}
+    expected = torch.tensor(compute_logits(folder, read_csv(file)[0]["text"])).sigmoid().tolist()
+    assert [float(rows[0][f"probability_{label}"]) for label in "abc"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("problem_type", ["regression", None])
+def test_a_model_of_one_label_writes_its_value(
+    tokenizer: Any, tmp_path: Path, file: Path, texts: list[str], problem_type: str | None
+):
+    folder = save_model(tmp_path / "value", tokenizer, ["stars"], problem_type=problem_type)
+    rows = classify(folder, file)
+    assert list(rows[0]) == ["row", "stars"]
+    for row, text in zip(rows[:10], texts, strict=False):
+        assert [float(row["stars"])] == pytest.approx(compute_logits(folder, text), rel=1e-4, abs=1e-5)
+
+
+# Where it is written
+
+
+def test_the_output_lies_beside_the_input_and_an_existing_one_is_kept(
+    model: Path, file: Path, capsys: pytest.CaptureFixture[str]
+):
+    output = file.with_name("texts.csv.predictions.csv")
+    output.write_text("mine")
+    words = ["predict", str(model), "--file", str(file), "--device", "cpu"]
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    assert exit_.value.code == 2
+    assert str(output) in capsys.readouterr().err
+    assert output.read_text() == "mine"
+    main([*words, "--overwrite"])
+    assert len(read_csv(output)) == 50
+    assert capsys.readouterr().out == f"Written: {output}\n"
+
+
+def test_a_dash_writes_to_standard_output_and_nothing_else(
+    model: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    main(["predict", str(model), "--file", str(file), "--output", "-", "--device", "cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    assert list(csv.DictReader(lines)) == classify(model, file, output=str(tmp_path / "out.csv"))
+
+
+def test_an_interrupted_run_leaves_nothing_under_the_name_of_its_output(
+    model: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls = []
+
+    def fail(self: Any, rows: list[dict[str, str]]) -> list[list[Any]]:
+        calls.append(rows)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return [["plain", 1, 1, 0, 0] for _ in rows]
+
+    monkeypatch.setattr(predict_module.Classifier, "classify", fail)
+    monkeypatch.setattr(predict_module, "CHUNK", 10)
+    with pytest.raises(KeyboardInterrupt):
+        classify(model, file)
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_an_interrupted_run_keeps_the_output_that_it_was_to_replace(
+    model: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    output = file.with_name("texts.csv.predictions.csv")
+    output.write_text("mine")
+    monkeypatch.setattr(predict_module.Classifier, "classify", lambda self, rows: iter([rows[0]["missing"]]))
+    with pytest.raises(KeyError):
+        classify(model, file, overwrite=True)
+    assert output.read_text() == "mine"
+
+
+def test_only_the_first_process_works(model: Path, file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RANK", "1")
+    output = predict(PredictArguments(str(model), str(file)))
+    assert output == file.with_name("texts.csv.predictions.csv")
+    assert not output.exists()
+    output.touch()  # the first process may have ended by now
+    predict(PredictArguments(str(model), str(file)))
+    assert output.read_bytes() == b""
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"file": "missing.csv"}, ["missing.csv"]),
+        ({"text_columns": ["body"]}, ["`text_columns`", "'body'", "'text'"]),
+        ({"batch_size": "0"}, ["`batch_size`", "at least 1", "0"]),
+        ({"model": "./missing"}, ["./missing"]),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(
+    model: Path, file: Path, settings: dict[str, Any], words: list[str], capsys: pytest.CaptureFixture[str]
+):
+    settings = {"model": model, "file": file, "device": "cpu"} | settings
+    line = [
+        part
+        for name, value in settings.items()
+        for part in (f"--{name}", *(value if name == "text_columns" else [str(value)]))
+    ]
+    with pytest.raises(SystemExit) as exit_:
+        main(["predict", *line])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("wave-network predict: ")
+    for word in words:
+        assert word in error
+    assert [path.name for path in file.parent.iterdir()] == ["texts.csv"]
+
+
+def test_pickled_weights_are_refused(model: Path, file: Path, tokenizer: Any, tmp_path: Path):
+    folder = save_model(tmp_path / "pickled", tokenizer, AWKWARD)
+    (folder / "model.safetensors").unlink()
+    torch.save(AutoModelForSequenceClassification.from_pretrained(model).state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        classify(folder, file)
+    assert not file.with_name("texts.csv.predictions.csv").exists()
+
+
+def test_the_code_in_the_folder_of_a_wave_network_is_not_run(
+    model: Path, file: Path, tokenizer: Any, tmp_path: Path, texts: list[str]
+):
+    folder = save_model(tmp_path / "hostile", tokenizer, AWKWARD)
+    marker = tmp_path / "marker"
+    for code in folder.glob("*.py"):
+        code.write_text(code.read_text() + MARKER.format(path=str(marker)))
+    assert len(list(folder.glob("*.py"))) == 3
+    assert len(classify(folder, file)) == len(texts)
+    assert not marker.exists()
+
+
+def test_the_code_of_another_model_is_run_only_with_trust(file: Path, tokenizer: Any, tmp_path: Path):
+    folder, marker = tmp_path / "foreign", tmp_path / "marker"
+    tokenizer.save_pretrained(folder)
+    code = MARKER.format(path=str(marker)) + (
+        "from transformers import BertConfig, BertForSequenceClassification\n"
+        "class ForeignConfig(BertConfig):\n    model_type = 'foreign'\n"
+        "class ForeignModel(BertForSequenceClassification):\n    config_class = ForeignConfig\n"
+    )
+    (folder / "foreign.py").write_text(code)
+    auto_map = {
+        "AutoConfig": "foreign.ForeignConfig",
+        "AutoModelForSequenceClassification": "foreign.ForeignModel",
+    }
+    (folder / "config.json").write_text(json.dumps({"model_type": "foreign", "auto_map": auto_map}))
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        classify(folder, file)
+    assert not marker.exists()
+    # With trust it is run; that it then finds no weights is another matter.
+    with pytest.raises(OSError, match="safetensors"):
+        classify(folder, file, trust_remote_code=True)
+    assert marker.exists()
