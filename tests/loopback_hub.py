@@ -1,11 +1,13 @@
 """A small Hugging Face Hub on 127.0.0.1, for tests that push and pull over real HTTP.
 
-It speaks the part of the Hub's HTTP API that huggingface_hub uses for models: repositories with commits, branches and
-pull requests, small files inside the commits and large ones as LFS objects. Everything is held in memory.
+It speaks the part of the Hub's HTTP API that huggingface_hub and datasets use for models and data sets: repositories
+with commits, branches and pull requests, small files inside the commits and large ones as LFS objects. Everything is
+held in memory.
 
     with LoopbackHub() as hub:
         ...  # a process with HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET=1, HF_TOKEN=any and its own HF_HOME
         hub.files("tester/model")  # {"config.json": b"...", ...}
+        hub.files("datasets/tester/news")  # a data set's name starts so
 """
 
 import base64
@@ -19,7 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 USER = "tester"
-LFS_SUFFIXES = (".safetensors", ".bin", ".png")
+LFS_SUFFIXES = (".safetensors", ".bin", ".png", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -192,10 +194,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def create_repository(self, body: bytes) -> None:
         wanted = json.loads(body)
+        kind = wanted.get("type") or "model"
         name = f"{wanted.get('organization') or USER}/{wanted['name']}"
+        name = f"datasets/{name}" if kind == "dataset" else name
         answer = {"url": f"{self.hub.url}/{name}", "name": name}
         if name in self.hub.repositories:
-            self.answer_json({"error": "You already created this model repo", **answer}, 409)
+            self.answer_json({"error": f"You already created this {kind} repo", **answer}, 409)
             return
         self.hub.repositories[name] = Repository()
         self.hub.repositories[name].commit("main", {})
@@ -212,7 +216,8 @@ class Handler(BaseHTTPRequestHandler):
     def describe(self, body: bytes, name: str, revision: str = "") -> None:
         sha, tree = self.find_commit(name, revision or "main")
         siblings = [{"rfilename": path} for path in sorted(tree)]
-        self.answer_json({"id": name, "sha": sha, "siblings": siblings, "tags": [], "private": False})
+        short = name.removeprefix("datasets/")
+        self.answer_json({"id": short, "sha": sha, "siblings": siblings, "tags": [], "private": False})
 
     def list_tree(self, body: bytes, name: str, revision: str, folder: str = "") -> None:
         _, tree = self.find_commit(name, revision)
@@ -325,19 +330,21 @@ def apply_to_tree(tree: dict[str, File], key: str, value: dict[str, Any], object
         raise HubError(400, f"The loopback Hub knows no commit operation {key!r}")
 
 
-NAME = r"(?P<name>[^/]+/[^/]+)"
+# A data set's name starts with "datasets/" in every address; a model's has "models/" before it under "/api/" alone.
+NAME = r"(?P<name>(datasets/)?[^/]+/[^/]+)"
+API = f"/api/(models/)?{NAME}"
 REVISION = r"(?P<revision>[^/]+)"
 ROUTES = [
     ("GET", "/api/whoami-v2", Handler.whoami),
     ("POST", "/api/repos/create", Handler.create_repository),
-    ("POST", f"/api/models/{NAME}/branch/{REVISION}", Handler.create_branch),
-    ("GET", f"/api/models/{NAME}(/revision/{REVISION})?", Handler.describe),
-    ("GET", f"/api/models/{NAME}/tree/{REVISION}(/(?P<folder>.+))?", Handler.list_tree),
+    ("POST", f"{API}/branch/{REVISION}", Handler.create_branch),
+    ("GET", f"{API}(/revision/{REVISION})?", Handler.describe),
+    ("GET", f"{API}/tree/{REVISION}(/(?P<folder>.+))?", Handler.list_tree),
     ("GET", f"/{NAME}/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
     ("POST", "/api/validate-yaml", Handler.validate_yaml),
-    ("POST", f"/api/models/{NAME}/preupload/{REVISION}", Handler.preupload),
+    ("POST", f"{API}/preupload/{REVISION}", Handler.preupload),
     ("POST", rf"/{NAME}\.git/info/lfs/objects/batch", Handler.lfs_batch),
     ("PUT", "/objects/(?P<oid>[0-9a-f]{64})", Handler.put_object),
     ("POST", rf"/{NAME}\.git/info/lfs/objects/verify", Handler.verify),
-    ("POST", f"/api/models/{NAME}/commit/{REVISION}", Handler.commit),
+    ("POST", f"{API}/commit/{REVISION}", Handler.commit),
 ]

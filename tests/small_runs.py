@@ -23,6 +23,7 @@ SMALL = {
     "learning_rate": 0.01,
     "per_device_train_batch_size": 8,
 }
+OF_A_NEW_MODEL = ("hidden_size", "vocab_size")
 
 
 def make_rows(count: int, seed: int, names: Sequence[str] = tuple(WORDS)) -> list[dict[str, str]]:
@@ -56,7 +57,8 @@ def write_data(folder: Path) -> Path:
 def small_words(dataset: Path, output: Path, **settings: Any) -> list[str]:
     """The command line of a small run."""
     words = ["finetune", "--dataset", str(dataset), "--output_dir", str(output)]
-    for name, value in (SMALL | settings).items():
+    small = {name: value for name, value in SMALL.items() if "model" not in settings or name not in OF_A_NEW_MODEL}
+    for name, value in (small | settings).items():
         words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return words
 

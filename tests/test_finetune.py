@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import math
 import os
+import shlex
 import shutil
 import struct
 import subprocess
@@ -25,7 +26,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from wave_network import WaveForSequenceClassification
 from wave_network.hub_card import push_run
 from wave_network.training import finetune
-from wave_network.training.cli import main
+from wave_network.training.cli import main, parse_settings
 
 RUN_FILES = {
     ".eval_results/texts.yaml",
@@ -427,6 +428,30 @@ def test_a_run_goes_on_from_a_model_with_other_labels(run: Path, tmp_path: Path,
     assert (still / "confusion_matrix.png").exists()
 
 
+def test_an_architecture_for_an_existing_model_is_refused(run: Path, data: Path, tmp_path: Path):
+    settings = finetune.ModelArguments(model=str(run), hidden_size=16)
+    with pytest.raises(ValueError, match="`hidden_size` \\(16\\) is for a new model"):
+        finetune.finetune(finetune.DataArguments(str(data)), settings, finetune.RunArguments(str(tmp_path / "new")))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_without_a_name_is_called_after_its_data(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    words = small_words(data, tmp_path, max_steps=1)
+    at = words.index("--output_dir")
+    main(words[:at] + words[at + 2 :])
+    assert (tmp_path / "runs" / "texts" / "metrics.json").is_file()
+    assert "skewed" not in capsys.readouterr().out
+
+
+def test_skewed_classes_are_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [row for name, count in SKEW.items() for row in make_rows(count, seed=1, names=[name])]
+    finetune_small(write_csv(tmp_path / "skew.csv", rows), tmp_path / "run", max_steps=1)
+    assert "The classes are skewed: 81 training rows of 'sport', 8 of" in capsys.readouterr().out
+
+
 def test_pairs_and_a_validation_split_are_taken_as_they_are(tmp_path: Path):
     for split, count, seed in (("train", 60, 6), ("validation", 15, 7)):
         rows = make_rows(count, seed)
@@ -493,7 +518,7 @@ def test_two_processes_train_as_one(data: Path, tmp_path: Path):
 COMMANDS = """
 import contextlib, io, json, sys
 from unittest.mock import patch
-from wave_network.training.cli import main
+from wave_network.training.cli import main, parse_settings
 answers = []
 for words in json.loads(sys.argv[1]):
     code, out, err = 0, io.StringIO(), io.StringIO()
@@ -572,4 +597,8 @@ def test_the_repeated_push_is_complete_and_carries_no_checkpoints_and_no_pickles
 def test_the_token_lands_in_no_file_and_the_command_can_be_typed_again(pushed: dict[str, Any]):
     files = [path for path in pushed["folder"].rglob("*") if path.is_file()]
     assert [path for path in files if b"hf_right" in path.read_bytes() or b"hf_wrong" in path.read_bytes()] == []
-    assert read_metrics(pushed["folder"] / "run")["command"].endswith(" --hub_token '***'")
+    command = shlex.split(read_metrics(pushed["folder"] / "run")["command"])
+    types = [finetune.DataArguments, finetune.ModelArguments, finetune.RunArguments]
+    _, model_arguments, arguments = parse_settings("finetune", types, command[2:])
+    assert command[:2] == ["wave-network", "finetune"]
+    assert (model_arguments.hidden_size, arguments.learning_rate, arguments.hub_token) == (16, 0.01, None)

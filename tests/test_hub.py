@@ -7,14 +7,13 @@ Hub holds. Nothing here imports torch or our package at the top: a step without 
 import json
 import os
 import socket
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fresh_process import run_step
 from loopback_hub import LoopbackHub
 
 TEXTS = [
@@ -32,27 +31,6 @@ CODE = {"configuration_wave.py", "ops_wave.py", "modeling_wave.py"}
 OWN_CARD = "# A card that someone wrote\n"
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 MODEL = {"config.json", "model.safetensors"} | CODE
-
-# The first lines of every process. Some must not find our package, though this environment has it.
-PRELUDE = """
-import json, sys
-place, step, with_package, arguments = json.loads(sys.argv[1])
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "wave_network":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-if with_package:
-    import wave_network
-else:
-    sys.meta_path.insert(0, Absent())
-sys.path.insert(0, place)
-import test_hub
-result = getattr(test_hub, step)(**arguments)
-assert with_package or "wave_network" not in sys.modules
-print("\\n" + json.dumps(result))  # on a line of its own: transformers asks for trust without ending the line
-"""
 
 
 # Steps
@@ -292,34 +270,6 @@ def use_the_api() -> dict[str, Any]:
 # Running the steps
 
 
-def run_step(home: Path, url: str, step: str, *, with_package: bool, **arguments: Any) -> Any:
-    """Runs a function of this file in a fresh process with an empty cache, and returns what it returned."""
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": url,
-        "HF_HOME": str(home),
-        "HF_TOKEN": "hf_right",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",  # the same device in each process: bits are compared
-    }
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HF_MODULES_CACHE"):
-        environment.pop(name, None)
-    request = json.dumps([str(Path(__file__).parent), step, with_package, arguments])
-    process = subprocess.run(
-        [sys.executable, "-c", PRELUDE, request],
-        env=environment,
-        cwd=home,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
 def hub() -> Iterator[LoopbackHub]:
     with LoopbackHub(token="hf_right") as hub:
@@ -334,7 +284,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory) -> Any:
     def run_with_hub(step: str, *, with_package: bool, **arguments: Any) -> Any:
-        return run_step(tmp_path_factory.mktemp("home"), hub.url, step, with_package=with_package, **arguments)
+        home = tmp_path_factory.mktemp("home")
+        return run_step(home, hub.url, "test_hub", step, with_package=with_package, **arguments)
 
     return run_with_hub
 
@@ -541,7 +492,8 @@ def test_a_push_that_fails_half_way_changes_nothing_on_the_hub(hub: LoopbackHub,
 def test_a_hub_that_is_down_is_said_clearly_and_the_local_folder_stays(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    result = run_step(tmp_path, url, "use_a_hub_that_is_down", with_package=True, folder=str(tmp_path / "local"))
+    folder = str(tmp_path / "local")
+    result = run_step(tmp_path, url, "test_hub", "use_a_hub_that_is_down", with_package=True, folder=folder)
     push, save, pull = result["errors"]
     assert "Connection refused" in push
     assert "Connection refused" in save

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from tqdm.auto import tqdm
 
 logger = logging.getLogger(__name__)
@@ -227,10 +228,15 @@ def find_sources(name: str, config: str | None) -> tuple[Mapping[str, Source], l
         raise FileNotFoundError(f"There is no file or folder {name!r}.")
     try:
         loaded = datasets.load_dataset(name, config)
-    except (FileNotFoundError, ConnectionError) as error:
+    except (FileNotFoundError, ConnectionError, HfHubHTTPError, HFValidationError) as error:
         raise OSError(
             f"`dataset` must be a built-in name {list(BUILT_IN)}, a local file or folder, or a name on the Hub; "
             f"{name!r} is not local, and: {error}"
+        ) from error
+    except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        # The latter says only that there was an error; which one is its cause.
+        raise ValueError(
+            f"{name!r} on the Hub cannot be loaded with `dataset_config` {config!r}: {error.__cause__ or error}"
         ) from error
     return dict(loaded), None
 

@@ -8,8 +8,9 @@ import shlex
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +39,8 @@ from .data import TextData, load_text_data
 from .metrics import ClassificationReport, confusion_counts
 
 METRICS_SCHEMA = 1
+# From this ratio of the largest to the smallest class on, class weights are suggested.
+SKEWED = 5
 
 
 @dataclass
@@ -130,6 +133,13 @@ class RunArguments(TrainingArguments):
     )
     hub_strategy: str = field(default="end", metadata={"help": "When to push with --push_to_hub."})
 
+    def __post_init__(self) -> None:
+        # What was set, before transformers works out the rest.
+        self.changed = find_changed(self, leave_out=("hub_token", "resume"))
+        # transformers would call it `trainer_output`; `finetune` calls it after the data.
+        self.output_dir = self.output_dir or ""
+        super().__post_init__()
+
     def __getstate__(self) -> dict[str, Any]:
         # Trainer pickles its arguments into every checkpoint; the access token must not land on the disk.
         return self.__dict__ | {"hub_token": None}
@@ -181,7 +191,8 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
         ValueError, OSError: Bad data, settings or files; the message names them.
     """
     start = time.perf_counter()
-    folder = Path(arguments.output_dir or f"runs/{Path(data_arguments.dataset).name.split('.')[0]}")
+    refuse_useless(model_arguments)
+    folder = Path(arguments.output_dir or f"runs/{Path(data_arguments.dataset).resolve().name.split('.')[0]}")
     arguments.output_dir = str(folder)
     # Before anything is written, all processes look at the folder.
     with arguments.main_process_first(desc="look at the run folder"):
@@ -249,7 +260,7 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
             "seed": arguments.seed,
             "device": describe_device(arguments),
             "versions": get_versions(),
-            "command": describe_command(sys.argv[1:], arguments.hub_token),
+            "command": describe_command(data_arguments, model_arguments, arguments),
             "base_model": model_arguments.model,
             "data": describe_data(data),
             "model": count_parameters(model),
@@ -260,6 +271,16 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
         write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     arguments.distributed_state.wait_for_everyone()
     return folder
+
+
+def refuse_useless(arguments: ModelArguments) -> None:
+    """The architecture of an existing model is what it is: a setting for a new one would be passed over in silence."""
+    changed = [name for name in find_changed(arguments) if hasattr(WaveConfig, name)]
+    if arguments.model is not None and changed:
+        raise ValueError(
+            f"`{changed[0]}` ({getattr(arguments, changed[0])!r}) is for a new model; --model {arguments.model} has "
+            "its own. Leave out one of the two."
+        )
 
 
 def refuse_existing(folder: Path, resume: bool) -> None:
@@ -388,6 +409,13 @@ def print_summary(model: PreTrainedModel, data: TextData, folder: Path) -> None:
         f"(core {counts['core_parameters']:,}, table {counts['table_parameters']:,})\n"
         f"Run folder: {folder}"
     )
+    counts_by_class = Counter(data.train["label"])
+    (most, largest), (least, smallest) = counts_by_class.most_common()[0], counts_by_class.most_common()[-1]
+    if largest >= SKEWED * smallest:
+        print(
+            f"The classes are skewed: {largest:,} training rows of {data.label_names[most]!r}, {smallest:,} of "
+            f"{data.label_names[least]!r}. If the rare ones matter as much: --class_weights balanced"
+        )
 
 
 def describe_data(data: TextData) -> dict[str, Any]:
@@ -446,9 +474,24 @@ def describe_best(trainer: Trainer, metric: str | None) -> dict[str, Any] | None
     }
 
 
-def describe_command(words: Sequence[str], token: str | None) -> str:
-    """What was typed, as it can be typed again, without the access token."""
-    return shlex.join(["wave-network", *(word.replace(token, "***") if token else word for word in words)])
+def describe_command(data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments) -> str:
+    """The command that repeats the run, also one that was set up in a file or in Python; without the access token."""
+    words = ["wave-network", "finetune"]
+    for name, value in (find_changed(data_arguments) | find_changed(model_arguments) | arguments.changed).items():
+        values = value if isinstance(value, list) else [getattr(value, "value", value)]
+        words += [f"--{name}", *(json.dumps(each) if isinstance(each, dict) else str(each) for each in values)]
+    return shlex.join(words)
+
+
+def find_changed(settings: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a dataclass that have a value, and not their default one."""
+    changed = {}
+    for each in fields(settings):
+        value = getattr(settings, each.name) if each.init and each.name not in leave_out else None
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if value is not None and value != default:
+            changed[each.name] = value
+    return changed
 
 
 def describe_device(arguments: TrainingArguments) -> str:
