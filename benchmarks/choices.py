@@ -48,6 +48,7 @@ CASES = {
     "absolute": {"position_embedding_type": "absolute"},
     "pooling cls": {"classifier_pooling": "cls"},
     "pooling max": {"classifier_pooling": "max"},
+    "pooling max, dropout 0.5": {"classifier_pooling": "max", "hidden_dropout_prob": 0.5},
     "dropout 0": {"hidden_dropout_prob": 0.0},
     "dropout 0.3": {"hidden_dropout_prob": 0.3},
     "dropout 0.5": {"hidden_dropout_prob": 0.5},

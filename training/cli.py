@@ -79,7 +79,8 @@ def run_finetune(words: list[str]) -> None:
     # Here, so that the other verbs need not wait for Trainer and the card.
     from ..analysis import draw_confusion
     from ..hub_card import push_run, write_card
-    from .finetune import DataArguments, ModelArguments, RunArguments, finetune
+    from .finetune import finetune
+    from .settings import DataArguments, ModelArguments, RunArguments
 
     types = [DataArguments, ModelArguments, RunArguments]
     data_arguments, model_arguments, arguments = parse_settings("finetune", types, words, hide_from=RunArguments)

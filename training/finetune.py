@@ -1,20 +1,15 @@
 """`wave-network finetune`: data by name or path in, a run folder with a model ready to share out."""
 
-import contextlib
 import json
 import os
-import platform
-import shlex
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from datetime import datetime, timezone
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +21,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -36,113 +30,12 @@ from ..configuration import WaveConfig
 from ..modeling_wave import WaveForSequenceClassification
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
 from .data import TextData, load_text_data
-from .metrics import ClassificationReport, confusion_counts
+from .metrics import ClassificationReport
+from .record import count_parameters, summarise, write_record
+from .settings import DataArguments, ModelArguments, RunArguments, find_changed
 
-METRICS_SCHEMA = 1
 # From this ratio of the largest to the smallest class on, class weights are suggested.
 SKEWED = 5
-
-
-@dataclass
-class DataArguments:
-    """What to learn from."""
-
-    _argument_group_name = "data"
-
-    dataset: str = field(
-        metadata={
-            "help": "Built-in name (bbc_news), local file (CSV, TSV, JSON, JSONL, Parquet; .gz too), local folder with "
-            "train/validation/test files, or a name on the Hub."
-        }
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
-    text_columns: list[str] | None = field(
-        default=None, metadata={"help": "Column with the text, or two for pairs. Found by itself if unambiguous."}
-    )
-    label_column: str | None = field(
-        default=None, metadata={"help": "Column with the label. Found by itself if unambiguous."}
-    )
-    validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of the training rows to validate on, if there is no validation split."}
-    )
-
-
-@dataclass
-class ModelArguments:
-    """What to train: a new Wave Network, or with --model an existing one."""
-
-    _argument_group_name = "model"
-
-    model: str | None = field(
-        default=None, metadata={"help": "Checkpoint to start from (folder or name on the Hub). Default: a new model."}
-    )
-    tokenizer: str | None = field(
-        default=None,
-        metadata={"help": "Tokenizer: folder, name on the Hub, or vocabulary file. Default: trained on the texts."},
-    )
-    vocab_size: int = field(default=8192, metadata={"help": "Vocabulary of a tokenizer that is trained here."})
-    max_length: int = field(default=512, metadata={"help": "Longest text in tokens; the rest is cut off."})
-    hidden_size: int = field(default=128, metadata={"help": "Width of a new model."})
-    num_hidden_layers: int = field(default=1, metadata={"help": "Wave layers of a new model."})
-    intermediate_size: int | None = field(
-        default=None, metadata={"help": "Width of a feed-forward block after each wave layer of a new model."}
-    )
-    wave_operation: Literal["modulation", "interference"] = field(
-        default="modulation", metadata={"help": "How the two variants of a token are superposed."}
-    )
-    magnitude: Literal["l2", "rms"] = field(default="l2", metadata={"help": "Norm of the context."})
-    classifier_pooling: Literal["mean", "cls", "max"] = field(
-        default="mean", metadata={"help": "How the classifier reads the tokens."}
-    )
-    position_embedding_type: Literal["sinusoidal", "absolute", "none"] = field(
-        default=WaveConfig.position_embedding_type, metadata={"help": "Kind of positions of a new model."}
-    )
-    hidden_dropout_prob: float = field(
-        default=WaveConfig.hidden_dropout_prob, metadata={"help": "Dropout of a new model."}
-    )
-
-
-@dataclass
-class RunArguments(TrainingArguments):
-    """How to train: transformers' TrainingArguments, with defaults for a small model trained from scratch."""
-
-    _argument_group_name = "training"
-
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Run folder. Default: runs/ and the name of the data set."}
-    )
-    resume: bool = field(default=False, metadata={"help": "Go on with the run in the run folder."})
-    class_weights: Literal["none", "balanced"] = field(
-        default="none", metadata={"help": "'balanced' weights each class by the inverse of its frequency."}
-    )
-    learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training rows."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Training texts in a batch, per device."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation texts in a batch, per device."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; the best one is kept."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best model of the run."})
-    metric_for_best_model: str | None = field(
-        default="accuracy", metadata={"help": "What is best in validation: accuracy, macro_f1 or loss."}
-    )
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
-    report_to: str | None = field(default="none", metadata={"help": "Experiment tracker to report to."})
-    train_sampling_strategy: str = field(
-        default="group_by_length", metadata={"help": "Order of the training rows; group_by_length pads least."}
-    )
-    hub_strategy: str = field(default="end", metadata={"help": "When to push with --push_to_hub."})
-
-    def __post_init__(self) -> None:
-        # What was set, before transformers works out the rest.
-        self.changed = find_changed(self, leave_out=("hub_token", "resume"))
-        # transformers would call it `trainer_output`; `finetune` calls it after the data.
-        self.output_dir = self.output_dir or ""
-        super().__post_init__()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Trainer pickles its arguments into every checkpoint; the access token must not land on the disk.
-        return self.__dict__ | {"hub_token": None}
 
 
 class SeededSampler(LengthGroupedSampler):
@@ -246,29 +139,14 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
         print_summary(model, data, folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     for name in ("validation", "test"):
         if name in encoded:
             prediction = trainer.predict(encoded[name], metric_key_prefix=name)
             results[name] = summarise(report, prediction, data.label_names)
     if is_main:
         save_atomically(folder, trainer.accelerator.unwrap_model(trainer.model), tokenizer)
-        metrics = {
-            "schema": METRICS_SCHEMA,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "duration_seconds": round(time.perf_counter() - start, 1),
-            "seed": arguments.seed,
-            "device": describe_device(arguments),
-            "versions": get_versions(),
-            "command": describe_command(data_arguments, model_arguments, arguments),
-            "base_model": model_arguments.model,
-            "data": describe_data(data),
-            "model": count_parameters(model),
-            "settings": describe_settings(model_arguments, arguments, model.config),
-            "best": describe_best(trainer, arguments.metric_for_best_model),
-            "results": results,
-        }
-        write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+        write_record(folder, data_arguments, model_arguments, arguments, data, trainer, results, start)
     arguments.distributed_state.wait_for_everyone()
     return folder
 
@@ -384,21 +262,6 @@ def weighted_loss(class_weights: torch.Tensor, label_smoothing: float):
     return compute_loss
 
 
-def summarise(report: ClassificationReport, prediction, label_names: list[str]) -> dict[str, Any]:
-    predicted, labels = prediction.predictions.argmax(-1), prediction.label_ids
-    return {
-        "rows": len(labels),
-        **report.compute(predictions=predicted, references=labels, label_names=label_names),
-        "confusion": confusion_counts(predicted, labels, len(label_names)),
-    }
-
-
-def count_parameters(model: PreTrainedModel) -> dict[str, int]:
-    """All parameters; those of the table (every embedding); and the core, which is the rest."""
-    total, core = model.num_parameters(), model.num_parameters(exclude_embeddings=True)
-    return {"parameters": total, "core_parameters": core, "table_parameters": total - core}
-
-
 def print_summary(model: PreTrainedModel, data: TextData, folder: Path) -> None:
     counts = count_parameters(model)
     test = f", {len(data.test):,} test" if data.test is not None else ""
@@ -418,99 +281,6 @@ def print_summary(model: PreTrainedModel, data: TextData, folder: Path) -> None:
         )
 
 
-def describe_data(data: TextData) -> dict[str, Any]:
-    rows = {"train": len(data.train), "validation": len(data.validation)}
-    return {
-        "name": data.name,
-        "is_on_hub": data.is_on_hub,
-        "fingerprint": data.fingerprint,
-        "rows": rows | ({"test": len(data.test)} if data.test is not None else {}),
-        "label_names": data.label_names,
-        "text_columns": data.text_columns,
-        "label_column": data.label_column,
-        "validation_was_split": data.validation_was_split,
-    }
-
-
-def describe_settings(model_arguments: ModelArguments, arguments: RunArguments, config) -> dict[str, Any]:
-    """The settings that decide the result, flat."""
-    names = (
-        "learning_rate",
-        "lr_scheduler_type",
-        "warmup_steps",
-        "weight_decay",
-        "optim",
-        "max_grad_norm",
-        "label_smoothing_factor",
-        "num_train_epochs",
-        "max_steps",
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "class_weights",
-        "bf16",
-        "fp16",
-    )
-    settings = {name: getattr(arguments, name) for name in names} | {
-        "processes": arguments.world_size,
-        "max_length": model_arguments.max_length,
-        "tokenizer": model_arguments.tokenizer or model_arguments.model or "trained on the training texts",
-        "vocab_size": config.vocab_size,
-    }
-    settings |= {name: getattr(config, name) for name in asdict(model_arguments) if hasattr(config, name)}
-    return {name: getattr(value, "value", value) for name, value in settings.items()}
-
-
-def describe_best(trainer: Trainer, metric: str | None) -> dict[str, Any] | None:
-    """Where in the run the saved weights stood; None if they are those of its end."""
-    state = trainer.state
-    if not trainer.args.load_best_model_at_end or state.best_metric is None:
-        return None
-    epochs = [entry["epoch"] for entry in state.log_history if entry["step"] == state.best_global_step]
-    return {
-        "epoch": epochs[0] if epochs else None,
-        "step": state.best_global_step,
-        "metric": metric,
-        "value": state.best_metric,
-    }
-
-
-def describe_command(data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments) -> str:
-    """The command that repeats the run, also one that was set up in a file or in Python; without the access token."""
-    words = ["wave-network", "finetune"]
-    for name, value in (find_changed(data_arguments) | find_changed(model_arguments) | arguments.changed).items():
-        values = value if isinstance(value, list) else [getattr(value, "value", value)]
-        words += [f"--{name}", *(json.dumps(each) if isinstance(each, dict) else str(each) for each in values)]
-    return shlex.join(words)
-
-
-def find_changed(settings: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
-    """The fields of a dataclass that have a value, and not their default one."""
-    changed = {}
-    for each in fields(settings):
-        value = getattr(settings, each.name) if each.init and each.name not in leave_out else None
-        default = each.default if each.default_factory is MISSING else each.default_factory()
-        if value is not None and value != default:
-            changed[each.name] = value
-    return changed
-
-
-def describe_device(arguments: TrainingArguments) -> str:
-    if arguments.device.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(arguments.device)})"
-    processor = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                processor = line.partition(":")[2].strip()
-                break
-    return f"{arguments.device.type} ({processor}, {torch.get_num_threads()} threads)"
-
-
-def get_versions() -> dict[str, str]:
-    packages = ("wave-network", "transformers", "torch", "datasets", "evaluate", "tokenizers", "accelerate")
-    return {name.replace("-", "_"): version(name) for name in packages} | {"python": platform.python_version()}
-
-
 def save_atomically(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Saves beside the folder first and moves file by file, so that no file in it is ever half written."""
     with tempfile.TemporaryDirectory(dir=folder, prefix="_saving-") as temporary:
@@ -518,9 +288,3 @@ def save_atomically(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedT
         tokenizer.save_pretrained(temporary)
         for path in Path(temporary).iterdir():
             os.replace(path, folder / path.name)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

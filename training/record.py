@@ -1,0 +1,145 @@
+"""What a run leaves in words and numbers: `metrics.json`, from which the card and the picture are made."""
+
+import contextlib
+import json
+import os
+import platform
+import time
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from .data import TextData
+from .metrics import ClassificationReport, confusion_counts
+from .settings import DataArguments, ModelArguments, RunArguments, describe_command
+
+METRICS_SCHEMA = 1
+
+
+def write_record(
+    folder: Path,
+    data_arguments: DataArguments,
+    model_arguments: ModelArguments,
+    arguments: RunArguments,
+    data: TextData,
+    trainer: Trainer,
+    results: dict[str, dict[str, Any]],
+    start: float,
+) -> None:
+    """Writes `metrics.json`: how the model was made, and what it reached. `start` is of `time.perf_counter`."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    record = {
+        "schema": METRICS_SCHEMA,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "duration_seconds": round(time.perf_counter() - start, 1),
+        "seed": arguments.seed,
+        "device": describe_device(arguments),
+        "versions": get_versions(),
+        "command": describe_command(data_arguments, model_arguments, arguments),
+        "base_model": model_arguments.model,
+        "data": describe_data(data),
+        "model": count_parameters(model),
+        "settings": describe_settings(model_arguments, arguments, model.config),
+        "best": describe_best(trainer, arguments.metric_for_best_model),
+        "results": results,
+    }
+    write_atomically(folder / "metrics.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def summarise(report: ClassificationReport, prediction, label_names: list[str]) -> dict[str, Any]:
+    predicted, labels = prediction.predictions.argmax(-1), prediction.label_ids
+    return {
+        "rows": len(labels),
+        **report.compute(predictions=predicted, references=labels, label_names=label_names),
+        "confusion": confusion_counts(predicted, labels, len(label_names)),
+    }
+
+
+def count_parameters(model: PreTrainedModel) -> dict[str, int]:
+    """All parameters; those of the table (every embedding); and the core, which is the rest."""
+    total, core = model.num_parameters(), model.num_parameters(exclude_embeddings=True)
+    return {"parameters": total, "core_parameters": core, "table_parameters": total - core}
+
+
+def describe_data(data: TextData) -> dict[str, Any]:
+    rows = {"train": len(data.train), "validation": len(data.validation)}
+    return {
+        "name": data.name,
+        "is_on_hub": data.is_on_hub,
+        "fingerprint": data.fingerprint,
+        "rows": rows | ({"test": len(data.test)} if data.test is not None else {}),
+        "label_names": data.label_names,
+        "text_columns": data.text_columns,
+        "label_column": data.label_column,
+        "validation_was_split": data.validation_was_split,
+    }
+
+
+def describe_settings(model_arguments: ModelArguments, arguments: RunArguments, config) -> dict[str, Any]:
+    """The settings that decide the result, flat."""
+    names = (
+        "learning_rate",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "weight_decay",
+        "optim",
+        "max_grad_norm",
+        "label_smoothing_factor",
+        "num_train_epochs",
+        "max_steps",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "class_weights",
+        "bf16",
+        "fp16",
+    )
+    settings = {name: getattr(arguments, name) for name in names} | {
+        "processes": arguments.world_size,
+        "max_length": model_arguments.max_length,
+        "tokenizer": model_arguments.tokenizer or model_arguments.model or "trained on the training texts",
+        "vocab_size": config.vocab_size,
+    }
+    settings |= {name: getattr(config, name) for name in asdict(model_arguments) if hasattr(config, name)}
+    return {name: getattr(value, "value", value) for name, value in settings.items()}
+
+
+def describe_best(trainer: Trainer, metric: str | None) -> dict[str, Any] | None:
+    """Where in the run the saved weights stood; None if they are those of its end."""
+    state = trainer.state
+    if not trainer.args.load_best_model_at_end or state.best_metric is None:
+        return None
+    epochs = [entry["epoch"] for entry in state.log_history if entry["step"] == state.best_global_step]
+    return {
+        "epoch": epochs[0] if epochs else None,
+        "step": state.best_global_step,
+        "metric": metric,
+        "value": state.best_metric,
+    }
+
+
+def describe_device(arguments: TrainingArguments) -> str:
+    if arguments.device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(arguments.device)})"
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    return f"{arguments.device.type} ({processor}, {torch.get_num_threads()} threads)"
+
+
+def get_versions() -> dict[str, str]:
+    packages = ("wave-network", "transformers", "torch", "datasets", "evaluate", "tokenizers", "accelerate")
+    return {name.replace("-", "_"): version(name) for name in packages} | {"python": platform.python_version()}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,133 @@
+"""The settings of `wave-network finetune`: what to learn from, what to train, and how."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal
+
+from transformers import TrainingArguments
+
+from ..configuration import WaveConfig
+
+
+@dataclass
+class DataArguments:
+    """What to learn from."""
+
+    _argument_group_name = "data"
+
+    dataset: str = field(
+        metadata={
+            "help": "Built-in name (bbc_news), local file (CSV, TSV, JSON, JSONL, Parquet; .gz too), local folder with "
+            "train/validation/test files, or a name on the Hub."
+        }
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
+    text_columns: list[str] | None = field(
+        default=None, metadata={"help": "Column with the text, or two for pairs. Found by itself if unambiguous."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column with the label. Found by itself if unambiguous."}
+    )
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "Share of the training rows to validate on, if there is no validation split."}
+    )
+
+
+@dataclass
+class ModelArguments:
+    """What to train: a new Wave Network, or with --model an existing one."""
+
+    _argument_group_name = "model"
+
+    model: str | None = field(
+        default=None, metadata={"help": "Checkpoint to start from (folder or name on the Hub). Default: a new model."}
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Tokenizer: folder, name on the Hub, or vocabulary file. Default: trained on the texts."},
+    )
+    vocab_size: int = field(default=8192, metadata={"help": "Vocabulary of a tokenizer that is trained here."})
+    max_length: int = field(default=512, metadata={"help": "Longest text in tokens; the rest is cut off."})
+    hidden_size: int = field(default=128, metadata={"help": "Width of a new model."})
+    num_hidden_layers: int = field(default=1, metadata={"help": "Wave layers of a new model."})
+    intermediate_size: int | None = field(
+        default=None, metadata={"help": "Width of a feed-forward block after each wave layer of a new model."}
+    )
+    wave_operation: Literal["modulation", "interference"] = field(
+        default="modulation", metadata={"help": "How the two variants of a token are superposed."}
+    )
+    magnitude: Literal["l2", "rms"] = field(default="l2", metadata={"help": "Norm of the context."})
+    classifier_pooling: Literal["mean", "cls", "max"] = field(
+        default="mean", metadata={"help": "How the classifier reads the tokens."}
+    )
+    position_embedding_type: Literal["sinusoidal", "absolute", "none"] = field(
+        default=WaveConfig.position_embedding_type, metadata={"help": "Kind of positions of a new model."}
+    )
+    hidden_dropout_prob: float = field(
+        default=WaveConfig.hidden_dropout_prob, metadata={"help": "Dropout of a new model."}
+    )
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """How to train: transformers' TrainingArguments, with defaults for a small model trained from scratch."""
+
+    _argument_group_name = "training"
+
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Run folder. Default: runs/ and the name of the data set."}
+    )
+    resume: bool = field(default=False, metadata={"help": "Go on with the run in the run folder."})
+    class_weights: Literal["none", "balanced"] = field(
+        default="none", metadata={"help": "'balanced' weights each class by the inverse of its frequency."}
+    )
+    learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training rows."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Training texts in a batch, per device."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation texts in a batch, per device."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; the best one is kept."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best model of the run."})
+    metric_for_best_model: str | None = field(
+        default="accuracy", metadata={"help": "What is best in validation: accuracy, macro_f1 or loss."}
+    )
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
+    report_to: str | None = field(default="none", metadata={"help": "Experiment tracker to report to."})
+    train_sampling_strategy: str = field(
+        default="group_by_length", metadata={"help": "Order of the training rows; group_by_length pads least."}
+    )
+    hub_strategy: str = field(default="end", metadata={"help": "When to push with --push_to_hub."})
+
+    def __post_init__(self) -> None:
+        # What was set, before transformers works out the rest.
+        self.changed = find_changed(self, leave_out=("hub_token", "resume"))
+        # transformers would call it `trainer_output`; `finetune` calls it after the data.
+        self.output_dir = self.output_dir or ""
+        super().__post_init__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Trainer pickles its arguments into every checkpoint; the access token must not land on the disk.
+        return self.__dict__ | {"hub_token": None}
+
+
+def find_changed(settings: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a dataclass that have a value, and not their default one."""
+    changed = {}
+    for each in fields(settings):
+        value = getattr(settings, each.name) if each.init and each.name not in leave_out else None
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if value is not None and value != default:
+            changed[each.name] = value
+    return changed
+
+
+def describe_command(data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments) -> str:
+    """The command that repeats the run, also one that was set up in a file or in Python; without the access token."""
+    words = ["wave-network", "finetune"]
+    for name, value in (find_changed(data_arguments) | find_changed(model_arguments) | arguments.changed).items():
+        values = value if isinstance(value, list) else [getattr(value, "value", value)]
+        words += [f"--{name}", *(json.dumps(each) if isinstance(each, dict) else str(each) for each in values)]
+    return shlex.join(words)
