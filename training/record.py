@@ -136,7 +136,9 @@ def describe_device(arguments: TrainingArguments) -> str:
 
 def get_versions() -> dict[str, str]:
     packages = ("wave-network", "transformers", "torch", "datasets", "evaluate", "tokenizers", "accelerate")
-    return {name.replace("-", "_"): version(name) for name in packages} | {"python": platform.python_version()}
+    versions = {name.replace("-", "_"): version(name) for name in packages}
+    # torch itself also says for which device it was built.
+    return versions | {"torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def write_atomically(path: Path, text: str) -> None:
