@@ -85,7 +85,7 @@ class WaveConfig(PreTrainedConfig):
     classifier_pooling (`str`, *optional*, defaults to `"mean"`):
         How the classifier reads the text: `"mean"` or `"max"` over its tokens, or `"cls"`, its first token.
     initializer_range (`float`, *optional*, defaults to 0.02):
-        Standard deviation of the embedding table at the start.
+        Standard deviation of the embedding tables and of the linear maps at the start.
     layer_norm_eps (`float`, *optional*, defaults to 1e-08):
         Added to the variance by the layer normalisations. Below 2.4e-10 its inverse root is more than float16 holds,
         and a row of zeros, such as padding, has NaN gradients there.
