@@ -9,12 +9,15 @@ table in the README is made from that file by benchmarks/tables.py.
 import argparse
 import datetime
 import json
+import platform
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import sklearn
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
@@ -22,18 +25,17 @@ from sklearn.svm import LinearSVC
 from wave_network.training.data import load_text_data
 
 RESULTS = Path(__file__).parent / "results" / "classification.jsonl"
+SVM = "TF-IDF 1-2-grams + linear SVM"
 
 
-def run_wave(dataset: str, seed: int, settings: list[str]) -> dict:
+def run_wave(dataset: str, seed: int, settings: str) -> dict:
     """One run of the command, in a process of its own, as a user would start it."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "wave_network.training.cli", "finetune", "--dataset", dataset]
         run = Path(folder) / "run"
-        subprocess.run([*command, "--output_dir", str(run), "--seed", str(seed), *settings], check=True)
+        subprocess.run([*command, "--output_dir", str(run), "--seed", str(seed), *shlex.split(settings)], check=True)
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     return {
-        "model": "wave-network finetune" + "".join(f" {word}" for word in settings),
-        "seed": seed,
         "parameters": metrics["model"]["parameters"],
         "core_parameters": metrics["model"]["core_parameters"],
         **{name: metrics[name] for name in ("device", "versions", "settings")},
@@ -54,9 +56,9 @@ def run_svm(dataset: str) -> dict:
     rows = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
     seconds = round(time.perf_counter() - start, 1)
     return {
-        "model": "TF-IDF 1-2-grams + linear SVM",
-        "seed": None,
         "parameters": int(model[-1].coef_.size + model[-1].intercept_.size),
+        "device": f"cpu ({platform.machine()}, 1 thread)",
+        "versions": {"scikit-learn": sklearn.__version__, "python": platform.python_version()},
         **describe(data.fingerprint, rows, seconds),
         "accuracy": accuracy,
     }
@@ -77,22 +79,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", help="what `wave-network finetune --dataset` takes, with a test split")
     parser.add_argument("--seeds", type=int, default=5, help="seeds for each data set (default: 5)")
-    parser.add_argument("settings", nargs=argparse.REMAINDER, help="-- and further settings of `finetune`")
+    parser.add_argument("--settings", default="", help="further settings of `finetune`, in one string")
     arguments = parser.parse_args()
-    settings = [word for word in arguments.settings if word != "--"]
 
     RESULTS.parent.mkdir(exist_ok=True)
     rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    done = {(row["dataset"], row["model"], row["seed"]) for row in rows}
     for dataset in arguments.datasets:
-        name = Path(dataset).name
-        jobs = [(None, lambda: run_svm(dataset))]  # noqa: B023  called before the next data set
-        jobs += [(seed, lambda seed=seed: run_wave(dataset, seed, settings)) for seed in range(arguments.seeds)]  # noqa: B023
-        for seed, job in jobs:
-            model = "TF-IDF" if seed is None else "wave-network finetune" + "".join(f" {word}" for word in settings)
-            if any(row["dataset"] == name and row["seed"] == seed and row["model"].startswith(model) for row in rows):
+        for seed in (None, *range(arguments.seeds)):
+            model = SVM if seed is None else f"wave-network finetune {arguments.settings}".rstrip()
+            if (Path(dataset).name, model, seed) in done:
                 continue
-            row = {"dataset": name, **job()}
-            rows.append(row)
+            result = run_svm(dataset) if seed is None else run_wave(dataset, seed, arguments.settings)
+            row = {"dataset": Path(dataset).name, "model": model, "seed": seed, **result}
             with RESULTS.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 

@@ -78,7 +78,7 @@ class WaveConfig(PreTrainedConfig):
         Number of segment embeddings. 0: none, and `token_type_ids` are accepted and not used.
     hidden_act (`str`, *optional*, defaults to `"gelu"`):
         Activation of the feed-forward block; used only with an `intermediate_size`.
-    hidden_dropout_prob (`float`, *optional*, defaults to 0.1):
+    hidden_dropout_prob (`float`, *optional*, defaults to 0.5):
         Dropout on the embeddings and on what each layer adds to its input (paper, eq. 8).
     classifier_dropout (`float`, *optional*):
         Dropout before the classifier. `None`: `hidden_dropout_prob`.
@@ -116,7 +116,7 @@ class WaveConfig(PreTrainedConfig):
     position_embedding_scale: float | int = 0.02
     max_position_embeddings: int = 512
     type_vocab_size: int = 0
-    hidden_dropout_prob: float | int = 0.1
+    hidden_dropout_prob: float | int = 0.5
     classifier_dropout: float | int | None = None
     classifier_pooling: Literal["mean", "cls", "max"] = "mean"
     initializer_range: float | int = 0.02

@@ -17,13 +17,14 @@ SMALL = {
     "use_cpu": True,
     "disable_tqdm": True,
     "hidden_size": 16,
+    "hidden_dropout_prob": 0.1,
     "vocab_size": 200,
     "max_length": 32,
     "num_train_epochs": 3,
     "learning_rate": 0.01,
     "per_device_train_batch_size": 8,
 }
-OF_A_NEW_MODEL = ("hidden_size", "vocab_size")
+OF_A_NEW_MODEL = ("hidden_dropout_prob", "hidden_size", "vocab_size")
 
 
 def make_rows(count: int, seed: int, names: Sequence[str] = tuple(WORDS)) -> list[dict[str, str]]:
