@@ -1,3 +1,4 @@
+# Copyright 2026 The wave-network maintainers. Licensed under the Apache License, Version 2.0.
 """Configuration of the Wave Network.
 
 Sources: *Wave Network: An Ultra-Small Language Model* (arXiv 2411.02674), sections 3 and 4, and *The Backpropagation of

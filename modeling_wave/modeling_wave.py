@@ -1,3 +1,4 @@
+# Copyright 2026 The wave-network maintainers. Licensed under the Apache License, Version 2.0.
 """PyTorch Wave Network model: embeddings -> wave layers -> WaveModel -> heads.
 
 Source: *Wave Network: An Ultra-Small Language Model* (arXiv 2411.02674), section 4; the mathematics is in ops_wave.py.

@@ -1,3 +1,4 @@
+# Copyright 2026 The wave-network maintainers. Licensed under the Apache License, Version 2.0.
 """The mathematics of the Wave Network, one function for each equation.
 
 A token is a complex number in each dimension, kept as a pair of real tensors (re, im). Its real part is the token

@@ -146,8 +146,6 @@ class WaveModelTest(modeling_common.ModelTesterMixin, training_mixin.TrainingTes
 
     all_model_classes = (WaveModel, WaveForSequenceClassification)
     has_attentions = False
-    # The tests take a model file without a year of copyright for an old one, and would be lenient with it.
-    test_can_init_all_missing_weights_before_2023 = True
     options = {}
 
     def setUp(self):
