@@ -15,8 +15,7 @@ help:
 	@echo "make hub     push a run:  make hub REPO=user/name [RUN=runs/bbc_news]"
 	@echo "make clean   remove the environment and caches; runs stay"
 
-# PIP_NO_INPUT: a question nobody answers would hang. The cache of transformers' tests is fetched here, so that the
-# tests themselves need no network.
+# torch first and by its pin: asked for by another package, pip would take the newest build, with gigabytes of CUDA.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt "setuptools>=77" wheel
@@ -27,6 +26,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
+# Transformers' own tests are fetched before ours run, which need no network.
 test: $(READY)
 	$(BIN)/python tests/fetch_transformers_tests.py
 	$(BIN)/python -m pytest

@@ -169,7 +169,7 @@ class WaveConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be greater than 0, got {getattr(self, name)}.")
 
     def validate_modes(self):
-        """What a `Literal` cannot say: activation functions have too many names, and some modes exclude each other."""
+        """What a `Literal` cannot say: activation functions have too many names."""
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}.")
 
@@ -191,7 +191,7 @@ class WaveConfig(PreTrainedConfig):
         # While it trains, Trainer pushes the folder above its checkpoints: it copies the config and the weights there,
         # and would leave the code behind.
         if re.fullmatch(r"checkpoint-\d+", Path(save_directory).name):
-            write_hub_files(Path(save_directory).parent)
+            write_hub_files(Path(save_directory).parent, overwrite=False)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
@@ -215,7 +215,7 @@ def refuse_misspelt(unknown: dict, known: set[str]) -> None:
             raise TypeError(f"WaveConfig has no field `{name}` (got {unknown[name]!r}). Did you mean {choices}?")
 
 
-def write_hub_files(folder: str | os.PathLike) -> None:
+def write_hub_files(folder: str | os.PathLike, overwrite: bool = True) -> None:
     """Writes the code files flat beside the weights, where `trust_remote_code=True` looks for them, and a card."""
     for name in HUB_FILES:
         # They lie in rooms in the package, and already flat when this code itself came from the Hub.
@@ -225,7 +225,8 @@ def write_hub_files(folder: str | os.PathLike) -> None:
         if source.exists():
             code = source.read_text(encoding="utf-8")
             flat = re.sub(r"^from \.\.\w+\.(\w+) import", r"from .\1 import", code, flags=re.MULTILINE)
-            Path(folder, source.name).write_text(flat, encoding="utf-8")
+            if overwrite or not Path(folder, source.name).exists():
+                Path(folder, source.name).write_text(flat, encoding="utf-8")
     card = Path(folder, "README.md")
     if not card.exists():
         card.write_text(PLAIN_CARD, encoding="utf-8")

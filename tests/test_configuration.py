@@ -275,3 +275,10 @@ def test_the_saved_code_is_flat_and_needs_torch_and_transformers_alone(tmp_path)
         assert "from .." not in Path(file).read_text(encoding="utf-8")
     # Each file is an entry of the map, or is reached from one.
     assert modules == followed | {value.split(".")[0] for value in AUTO_MAP.values()}
+
+
+def test_a_save_into_a_checkpoint_folder_leaves_the_files_above_it(tmp_path):
+    (tmp_path / "modeling_wave.py").write_text("# mine\n")
+    WaveConfig().save_pretrained(tmp_path / "checkpoint-5")
+    assert (tmp_path / "modeling_wave.py").read_text() == "# mine\n"
+    assert (tmp_path / "ops_wave.py").read_text() == (tmp_path / "checkpoint-5" / "ops_wave.py").read_text()

@@ -548,3 +548,19 @@ def test_bad_input_is_named_with_its_value_and_what_is_allowed(inputs, error, wo
 def test_without_positions_a_text_may_have_any_length():
     model = build(position_embedding_type="none")
     assert model(torch.ones(1, 500, dtype=torch.long)).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_an_exported_classifier_takes_other_batches_and_lengths(pooling):
+    torch.manual_seed(0)
+    config = WaveConfig(vocab_size=50, hidden_size=8, classifier_pooling=pooling, max_position_embeddings=32)
+    model = WaveForSequenceClassification(config).eval()
+    batch, length = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("length", min=1, max=32)
+    ids = torch.randint(1, 50, (3, 7))
+    shapes = {"input_ids": {0: batch, 1: length}, "attention_mask": {0: batch, 1: length}}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes).module()
+    other = torch.randint(1, 50, (5, 12))
+    mask = (torch.arange(12) < torch.tensor([[12], [7], [1], [11], [3]])).long()
+    expected = model(input_ids=other, attention_mask=mask).logits
+    torch.testing.assert_close(exported(input_ids=other, attention_mask=mask).logits, expected, rtol=0, atol=1e-6)

@@ -91,7 +91,7 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
     with arguments.main_process_first(desc="look at the run folder"):
         checkpoint = find_checkpoint(folder) if arguments.resume else None
         refuse_existing(folder, arguments.resume)
-    arguments.dataloader_pin_memory = arguments.device.type == "cuda"
+    arguments.dataloader_pin_memory &= arguments.device.type == "cuda"
     # Tiny activations and second moments become denormal numbers, which a CPU handles slowly.
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
