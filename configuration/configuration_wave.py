@@ -19,7 +19,13 @@ from transformers.activations import ACT2FN
 from transformers.utils import auto_docstring
 
 # The files that `trust_remote_code=True` loads, and the Auto classes that they serve.
-HUB_FILES = ("configuration/configuration_wave.py", "modeling_wave/ops_wave.py", "modeling_wave/modeling_wave.py")
+HUB_FILES = (
+    "configuration/configuration_wave.py",
+    "modeling_wave/ops_wave.py",
+    "modeling_wave/triton_wave.py",
+    "modeling_wave/fused_wave.py",
+    "modeling_wave/modeling_wave.py",
+)
 AUTO_MAP = {
     "AutoConfig": "configuration_wave.WaveConfig",
     "AutoModel": "modeling_wave.WaveModel",
@@ -74,13 +80,16 @@ class WaveConfig(PreTrainedConfig):
     position_embedding_scale (`float`, *optional*, defaults to 0.02):
         Amplitude of the sinusoidal positions. Amplitude 1 drowns a table of standard deviation 0.02.
     max_position_embeddings (`int`, *optional*, defaults to 512):
-        The longest text, in tokens without padding, that sinusoidal and absolute positions allow.
+        The longest text, in tokens without padding, that absolute positions allow. Sinusoidal ones have a table of so
+        many, and compute what lies beyond.
     type_vocab_size (`int`, *optional*, defaults to 0):
         Number of segment embeddings. 0: none, and `token_type_ids` are accepted and not used.
     hidden_act (`str`, *optional*, defaults to `"gelu"`):
         Activation of the feed-forward block; used only with an `intermediate_size`.
     hidden_dropout_prob (`float`, *optional*, defaults to 0.5):
-        Dropout on the embeddings and on what each layer adds to its input (paper, eq. 8).
+        Dropout on what each layer adds to its input (paper, eq. 8) and on the embeddings: there, on a CPU, on each
+        distinct row of a table that a batch uses, so that a word loses the same dimensions wherever it stands; under
+        torch.compile and on other devices on each token.
     classifier_dropout (`float`, *optional*):
         Dropout before the classifier. `None`: `hidden_dropout_prob`.
     classifier_pooling (`str`, *optional*, defaults to `"mean"`):
@@ -90,6 +99,15 @@ class WaveConfig(PreTrainedConfig):
     layer_norm_eps (`float`, *optional*, defaults to 1e-08):
         Added to the variance by the layer normalisations. Below 2.4e-10 its inverse root is more than float16 holds,
         and a row of zeros, such as padding, has NaN gradients there.
+    wave_implementation (`str`, *optional*, defaults to `"auto"`):
+        `"eager"`: the wave operations as they are written in `ops_wave.py`. `"fused"`: the same, faster and with a
+        backward written by hand (`fused_wave.py`); an error where it cannot be had, which is a CUDA device without
+        Triton or a device of another kind. `"auto"`: fused where it can be had. Weights and results are the same.
+    chunk_length (`int`, *optional*, defaults to 32768):
+        Without gradients, longer texts are read in chunks of so many tokens, each twice per layer, in the memory of one
+        chunk. `None`: always in one pass.
+    folded (`bool`, *optional*, defaults to `False`):
+        Whether `from_pretrained` calls `fold_()`, which trades memory for half of a single layer's time.
 
     Examples:
 
@@ -122,6 +140,9 @@ class WaveConfig(PreTrainedConfig):
     classifier_pooling: Literal["mean", "cls", "max"] = "mean"
     initializer_range: float | int = 0.02
     layer_norm_eps: float = 1e-8
+    wave_implementation: Literal["auto", "eager", "fused"] = "auto"
+    chunk_length: int | None = 32768
+    folded: bool = False
     pad_token_id: int | None = 0
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -143,6 +164,7 @@ class WaveConfig(PreTrainedConfig):
             "intermediate_size": 1,
             "max_position_embeddings": 1,
             "type_vocab_size": 0,
+            "chunk_length": 1,
         }
         for name, least in at_least.items():
             value = getattr(self, name)
@@ -203,7 +225,8 @@ def refuse_misspelt(unknown: dict, known: set[str]) -> None:
     """
     own = sorted(known - {field.name for field in fields(PreTrainedConfig)})
     for name in unknown:
-        if name.endswith("_token_id"):  # transformers keeps any special token here
+        # transformers keeps any special token here, and which attention other models use.
+        if name.endswith(("_token_id", "attn_implementation", "experts_implementation")):
             continue
         words = name.split("_")
         meant = [

@@ -5,11 +5,18 @@ A token is a complex number in each dimension, kept as a pair of real tensors (r
 itself, `w`; its imaginary part is its context `c`, the norm of the other tokens of the text. No complex dtype, arctan2,
 sine, cosine or exponential is needed, and none is used: see docs/maths.md for the derivations, with the same letters.
 
-Shapes: B texts, L tokens, D dimensions. A suffix names the axes, `w_BLD`; `1` is an axis kept for broadcasting.
+Shapes: B texts, L tokens, D dimensions, E = 2D. A suffix names the axes, `w_BLD`; `1` is an axis kept for broadcasting.
+
+Texts come padded, (B, L) with a mask, or packed: laid end to end in a batch of one row, B = 1, with the N + 1 offsets
+`cu_seq_lens` between which each of the N texts lies, from 0 to L.
+
+This is the form to read and to differentiate by autograd. fused_wave.py computes the same, faster.
 
 Source: *Wave Network: An Ultra-Small Language Model* (arXiv 2411.02674), section 3. The exact form of the context norm
 is this project's.
 """
+
+from typing import NamedTuple
 
 import torch
 
@@ -17,7 +24,12 @@ import torch
 Wave = tuple[torch.Tensor, torch.Tensor]
 
 
-def context_norm(w_BLD: torch.Tensor, mask_BL: torch.Tensor | None = None, magnitude: str = "l2") -> torch.Tensor:
+def context_norm(
+    w_BLD: torch.Tensor,
+    mask_BL: torch.Tensor | None = None,
+    magnitude: str = "l2",
+    cu_seq_lens: torch.Tensor | None = None,
+) -> torch.Tensor:
     """
     The norm of the rest of the text, for each token and dimension (paper, fig. 4): `c_j = sqrt(sum_{m != j} w_m^2)`.
 
@@ -34,10 +46,14 @@ def context_norm(w_BLD: torch.Tensor, mask_BL: torch.Tensor | None = None, magni
         mask_BL: True at tokens, False at padding, shape (B, L). None: no padding. Padding is not part of the text: it
             enters no sum, and its own `c` is the norm of the whole text.
         magnitude: "l2", or "rms": the root mean square of the n - 1 other tokens, `c / sqrt(n - 1)`.
+        cu_seq_lens: The offsets of packed texts, shape (N + 1,), integers. Instead of a mask.
 
     Returns:
         The context `c_BLD`, in the dtype of `w_BLD`. 0 where no other token is, with gradient 0.
     """
+    if cu_seq_lens is not None:
+        texts = w_BLD.split(cu_seq_lens.diff().tolist(), dim=1)
+        return torch.cat([context_norm(text_1LD, None, magnitude) for text_1LD in texts if text_1LD.shape[1]], dim=1)
     if mask_BL is not None:
         w_BLD = w_BLD.masked_fill(~mask_BL[..., None], 0)
     square_BLD = w_BLD.to(torch.promote_types(w_BLD.dtype, torch.float32)).square()
@@ -55,14 +71,19 @@ def context_norm(w_BLD: torch.Tensor, mask_BL: torch.Tensor | None = None, magni
     return c_BLD.to(w_BLD.dtype)
 
 
-def lift(w_BLD: torch.Tensor, mask_BL: torch.Tensor | None = None, magnitude: str = "l2") -> Wave:
+def lift(
+    w_BLD: torch.Tensor,
+    mask_BL: torch.Tensor | None = None,
+    magnitude: str = "l2",
+    cu_seq_lens: torch.Tensor | None = None,
+) -> Wave:
     """The complex token `Z_j = G exp(i alpha_j) = w_j + i c_j` (paper, eq. 1 to 3). Arguments as in `context_norm`.
 
     The real part of padding is 0, so that NaN or infinity there reaches no gradient through a product of waves.
     """
     if mask_BL is not None:
         w_BLD = w_BLD.masked_fill(~mask_BL[..., None], 0)
-    return w_BLD, context_norm(w_BLD, mask_BL, magnitude)
+    return w_BLD, context_norm(w_BLD, mask_BL, magnitude, cu_seq_lens)
 
 
 def interference(z: Wave, z2: Wave) -> Wave:
@@ -90,3 +111,76 @@ def safe_sqrt(x: torch.Tensor) -> torch.Tensor:
 
 
 OPERATIONS = {"interference": interference, "modulation": modulation}
+
+
+def superpose(
+    variants_BLE: torch.Tensor,
+    mask_BL: torch.Tensor | None = None,
+    operation: str = "modulation",
+    magnitude: str = "l2",
+    cu_seq_lens: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    Two real variants of each token, w and w' side by side, become waves and are superposed (paper, 3.2).
+
+    Args:
+        variants_BLE: `concat(w, w')`, of any floating dtype, shape (B, L, 2D).
+        operation: "modulation" or "interference".
+        mask_BL, magnitude, cu_seq_lens: As in `context_norm`.
+
+    Returns:
+        `concat(re, im)`, shape (B, L, 2D), in the dtype of the variants.
+    """
+    z, z2 = (lift(w_BLD, mask_BL, magnitude, cu_seq_lens) for w_BLD in variants_BLE.chunk(2, dim=-1))
+    return torch.cat(OPERATIONS[operation](z, z2), dim=-1)
+
+
+# --- Documents of any length: read in chunks, twice -------------------------------------------------------------------
+
+
+class Summary(NamedTuple):
+    """What the waves of a text need to know of all its tokens: two numbers per column, however long it is."""
+
+    top_B1E: torch.Tensor  # the largest square
+    rest_B1E: torch.Tensor  # the sum of the others
+    tokens_B11: torch.Tensor  # n
+
+
+def summarise(variants_BLE: torch.Tensor, mask_BL: torch.Tensor | None = None) -> Summary:
+    """The summary of a chunk of a text. Arguments as in `superpose`."""
+    if mask_BL is None:
+        mask_BL = torch.ones(variants_BLE.shape[:2], dtype=torch.bool, device=variants_BLE.device)
+    w_BLE = variants_BLE.masked_fill(~mask_BL[..., None], 0)
+    square_BLE = w_BLE.to(torch.promote_types(w_BLE.dtype, torch.float32)).square()
+    top_B1E, dominant_B1E = square_BLE.max(dim=1, keepdim=True)
+    rest_B1E = square_BLE.scatter_(1, dominant_B1E, 0).sum(dim=1, keepdim=True)
+    return Summary(top_B1E, rest_B1E, mask_BL.sum(dim=1)[:, None, None])
+
+
+def merge(first: Summary, second: Summary) -> Summary:
+    """The summary of two chunks together. The smaller top joins the rest; nothing is subtracted."""
+    return Summary(
+        torch.maximum(first.top_B1E, second.top_B1E),
+        first.rest_B1E + second.rest_B1E + torch.minimum(first.top_B1E, second.top_B1E),
+        first.tokens_B11 + second.tokens_B11,
+    )
+
+
+def superpose_chunk(
+    variants_BLE: torch.Tensor,
+    summary: Summary,
+    mask_BL: torch.Tensor | None = None,
+    operation: str = "modulation",
+    magnitude: str = "l2",
+) -> torch.Tensor:
+    """`superpose` for a chunk of a text, by the summary of the whole text. For inference: gradients need all of it."""
+    if mask_BL is not None:
+        variants_BLE = variants_BLE.masked_fill(~mask_BL[..., None], 0)
+    square_BLE = variants_BLE.to(summary.top_B1E.dtype).square()
+    # Where several tokens tie for the top, `rest` is right for each of them: the others hold the same square.
+    others_BLE = (summary.rest_B1E - square_BLE) + summary.top_B1E
+    c_BLE = torch.where(square_BLE == summary.top_B1E, summary.rest_B1E, others_BLE).sqrt()
+    if magnitude == "rms":
+        c_BLE = c_BLE / (summary.tokens_B11 - 1).clamp(min=1).to(c_BLE.dtype).sqrt()
+    (w_BLD, w2_BLD), (c_BLD, c2_BLD) = variants_BLE.chunk(2, dim=-1), c_BLE.to(variants_BLE.dtype).chunk(2, dim=-1)
+    return torch.cat(OPERATIONS[operation]((w_BLD, c_BLD), (w2_BLD, c2_BLD)), dim=-1)

@@ -34,12 +34,14 @@ RUN_FILES = {
     "config.json",
     "configuration_wave.py",
     "confusion_matrix.png",
+    "fused_wave.py",
     "metrics.json",
     "model.safetensors",
     "modeling_wave.py",
     "ops_wave.py",
     "tokenizer.json",
     "tokenizer_config.json",
+    "triton_wave.py",
 }
 SKEW = {"sport": 90, "money": 9, "space": 9}
 

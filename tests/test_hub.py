@@ -27,7 +27,7 @@ AUTO_MAP = {
     "AutoModel": "modeling_wave.WaveModel",
     "AutoModelForSequenceClassification": "modeling_wave.WaveForSequenceClassification",
 }
-CODE = {"configuration_wave.py", "ops_wave.py", "modeling_wave.py"}
+CODE = {"configuration_wave.py", "fused_wave.py", "ops_wave.py", "triton_wave.py", "modeling_wave.py"}
 OWN_CARD = "# A card that someone wrote\n"
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 MODEL = {"config.json", "model.safetensors"} | CODE

@@ -1,5 +1,6 @@
 """WaveModel and WaveForSequenceClassification: masks, the rules of transformers, training, and bad input."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from wave_network import WaveConfig, WaveForSequenceClassification, WaveModel
+from wave_network.modeling_wave.modeling_wave import WaveTokens
 
 # Small, and every setting written out: what the defaults are is no business of these tests.
 SMALL = {
@@ -224,13 +226,7 @@ def test_hidden_states_run_from_the_embeddings_to_the_last_layer():
     model = build(WaveModel, num_hidden_layers=3)
     with torch.no_grad():
         output = model(**pad(0, 2), output_hidden_states=True)
-        embedded = model.embeddings(
-            input_ids=pad(0, 2)["input_ids"],
-            mask_BL=pad(0, 2)["attention_mask"].bool(),
-            token_type_ids=None,
-            position_ids=None,
-            inputs_embeds=None,
-        )
+        embedded, _ = model.embeddings(WaveTokens.check(**pad(0, 2)))
     assert isinstance(output, BaseModelOutput)
     assert len(output.hidden_states) == 4
     assert torch.equal(output.hidden_states[0], embedded)
@@ -540,14 +536,25 @@ def test_two_process_training_equals_one_process(tmp_path):
 )
 def test_bad_input_is_named_with_its_value_and_what_is_allowed(inputs, error, words):
     with pytest.raises(error) as caught:
-        build(type_vocab_size=2)(**inputs)
+        build(type_vocab_size=2, position_embedding_type="absolute")(**inputs)
     for word in words:
         assert word in str(caught.value)
 
 
-def test_without_positions_a_text_may_have_any_length():
-    model = build(position_embedding_type="none")
+@pytest.mark.parametrize("positions", ["none", "sinusoidal"])
+def test_without_learned_positions_a_text_may_have_any_length(positions):
+    model = build(position_embedding_type=positions)
     assert model(torch.ones(1, 500, dtype=torch.long)).logits.isfinite().all()
+    assert model(IDS, position_ids=IDS + 10**6).logits.isfinite().all()
+
+
+def test_sinusoidal_positions_beyond_the_table_continue_it():
+    short, long = (build(max_position_embeddings=length) for length in (32, 128))
+    ids = torch.arange(100)[None] % 40
+    torch.testing.assert_close(short(ids).logits, long(ids).logits, rtol=0, atol=0)
+    # The millionth position is as exact as the first.
+    waves = short.wave.embeddings.position_embeddings.compute(torch.tensor([10**6]))
+    assert waves[0, :2].tolist() == pytest.approx([0.5 * math.sin(10**6), 0.5 * math.cos(10**6)], abs=1e-7)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
