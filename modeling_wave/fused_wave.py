@@ -177,7 +177,7 @@ def tangent_traced(dx_BLE, x_BLE, mask_BL, cu_seq_lens, operation: str, magnitud
 # --- The blocked form, on a CPU ---------------------------------------------------------------------------------------
 
 # So many numbers are worked on at a time: with what is computed from them they stay in the cache.
-BLOCK = 2**19
+BLOCK = 2**20
 
 
 def forward_blocked(x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
@@ -216,7 +216,9 @@ def pieces(x_BLE: torch.Tensor) -> list[slice]:
 
 
 def widen_piece(x_BLE: torch.Tensor, texts: Texts, piece: slice) -> torch.Tensor:
-    return widen(x_BLE[:, piece], None if texts.mask_BL1 is None else texts.mask_BL1[:, piece])
+    """`widen` by a product, which is ten times as fast: what is not finite at padding stays so, and is found hard."""
+    x_BLE = x_BLE[:, piece].to(torch.promote_types(x_BLE.dtype, torch.float32))
+    return x_BLE if texts.mask_BL1 is None else x_BLE * texts.mask_BL1[:, piece]
 
 
 def forward_block(x_BLE, mask_BL, operation: str, magnitude: str, out_BLE: torch.Tensor) -> None:
@@ -226,7 +228,7 @@ def forward_block(x_BLE, mask_BL, operation: str, magnitude: str, out_BLE: torch
         scale = texts.scale(magnitude, total_B1E.dtype, total_B1E.device)
         for piece in pieces(x_BLE):
             w_BLE = widen_piece(x_BLE, texts, piece)
-            c_BLE = torch.sub(total_B1E, w_BLE.square()).sqrt_()
+            c_BLE = torch.sub(total_B1E, w_BLE * w_BLE).sqrt_()
             out_BLE[:, piece] = combine(w_BLE, c_BLE if magnitude == "l2" else c_BLE.mul_(scale), operation)
     if hard is not None:
         hard.put(out_BLE, forward_traced(hard.take(x_BLE), hard.take_mask(mask_BL), None, operation, magnitude))
@@ -240,7 +242,7 @@ def backward_block(grad_BLE, x_BLE, mask_BL, operation: str, magnitude: str, out
         parts = []
         for piece in pieces(x_BLE):
             w_BLE = widen_piece(x_BLE, texts, piece)
-            c_BLE = torch.sub(total_B1E, w_BLE.square()).sqrt_()
+            c_BLE = torch.sub(total_B1E, w_BLE * w_BLE).sqrt_()
             scaled_BLE = c_BLE if magnitude == "l2" else c_BLE * scale
             of_w_BLE, of_c_BLE = pull_back(grad_BLE[:, piece].to(w_BLE.dtype), w_BLE, scaled_BLE, operation)
             r_BLE = torch.div(of_c_BLE if magnitude == "l2" else of_c_BLE * scale, c_BLE, out=c_BLE)
@@ -251,8 +253,8 @@ def backward_block(grad_BLE, x_BLE, mask_BL, operation: str, magnitude: str, out
     if hard is not None:
         inputs = hard.take(grad_BLE), hard.take(x_BLE), hard.take_mask(mask_BL)
         hard.put(out_BLE, backward_traced(*inputs, None, operation, magnitude))
-    if texts.mask_BL1 is not None:
-        out_BLE.masked_fill_(~texts.mask_BL1, 0)
+    if mask_BL is not None:
+        out_BLE.view(-1, out_BLE.shape[2]).index_fill_(0, (~mask_BL).flatten().nonzero()[:, 0], 0)
 
 
 @dataclass
@@ -279,12 +281,13 @@ class Hard:
 def measure(x_BLE: torch.Tensor, texts: Texts, operation: str) -> tuple[torch.Tensor, Hard | None]:
     """
     The sum of squares of each text and column, and where the norm of the others is not exact as `total - w_j^2`: where
-    a token holds more than half of the total (at most one can), which is common in texts of a few tokens only; and
-    where squares overflow, or are so small that some may have vanished, which calls for float64.
+    a token holds half of the total or more, which is common in texts of a few tokens only; and where squares overflow,
+    or are so small that some may have vanished, which calls for float64.
     """
     totals, tops = [], []
     for piece in pieces(x_BLE):
-        square_BLE = widen_piece(x_BLE, texts, piece).square()
+        w_BLE = widen_piece(x_BLE, texts, piece)
+        square_BLE = w_BLE * w_BLE
         totals.append(square_BLE.sum(dim=1, keepdim=True))
         tops.append(square_BLE.amax(dim=1, keepdim=True))
     total_B1E, top_B1E = torch.stack(totals).sum(dim=0), torch.stack(tops).amax(dim=0)

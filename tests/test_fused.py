@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 

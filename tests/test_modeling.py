@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from wave_network import WaveConfig, WaveForSequenceClassification, WaveModel
-from wave_network.modeling_wave.modeling_wave import WaveTokens
+from wave_network.modeling_wave.modeling_wave import WaveDropout, WaveTokens
 
 # Small, and every setting written out: what the defaults are is no business of these tests.
 SMALL = {
@@ -571,3 +571,38 @@ def test_an_exported_classifier_takes_other_batches_and_lengths(pooling):
     mask = (torch.arange(12) < torch.tensor([[12], [7], [1], [11], [3]])).long()
     expected = model(input_ids=other, attention_mask=mask).logits
     torch.testing.assert_close(exported(input_ids=other, attention_mask=mask).logits, expected, rtol=0, atol=1e-6)
+
+
+# --- Dropout ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_keeps_its_share_and_the_mean(p):
+    torch.manual_seed(0)
+    dropout, x = WaveDropout(p), torch.ones(1001, 999, requires_grad=True)
+    dropped = dropout(x)
+    is_kept = dropped != 0
+    # Five standard deviations of a binomial distribution; and in each place of the four that share 64 random bits.
+    for start in range(4):
+        share = is_kept.flatten()[start::4].double().mean().item()
+        assert abs(share - (1 - p)) < 5 * math.sqrt(p * (1 - p) / (x.numel() / 4))
+    torch.testing.assert_close(dropped[is_kept], torch.full_like(dropped[is_kept], 1 / (1 - p)), rtol=1e-3, atol=0)
+    neighbours = (is_kept[:, 1:] & is_kept[:, :-1]).double().mean().item()
+    assert neighbours == pytest.approx((1 - p) ** 2, abs=3e-3)
+    (dropped * 3).sum().backward()
+    torch.testing.assert_close(x.grad, dropped.detach() * 3)
+
+
+def test_dropout_follows_the_seed_and_stops_in_evaluation():
+    dropout, x = WaveDropout(0.5), torch.randn(7, 5)
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(dropout(x))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+    assert dropout.eval()(x) is x
+    assert torch.equal(WaveDropout(0.0)(x), x)
+    assert torch.equal(WaveDropout(1.0)(x), torch.zeros_like(x))
+    assert WaveDropout(0.5)(x.bfloat16()).dtype == torch.bfloat16
+    assert WaveDropout(0.5)(x[:0]).shape == (0, 5)
