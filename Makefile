@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
 RUN ?= runs/bbc_news
 PACKAGE := __init__.py py.typed analysis configuration hub_card modeling_wave tokenization training
 
-.PHONY: help demo test check hub clean
+.PHONY: help demo test bench check hub clean
 
 help:
 	@echo "make demo    set up, train on BBC News, load the result back and classify three headlines"
 	@echo "make test    set up, then the tests (no network)"
+	@echo "make bench   measure speed, memory and numerical error (about 40 minutes), then make the tables and figures"
 	@echo "make check   lint, format and types"
 	@echo "make hub     push a run:  make hub REPO=user/name [RUN=runs/bbc_news]"
 	@echo "make clean   remove the environment and caches; runs stay"
@@ -20,19 +22,30 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt "setuptools>=77" wheel
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[demo,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[demo]"
 	touch $(READY)
+
+$(DEV): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[demo,dev]"
+	touch $(DEV)
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 # Transformers' own tests are fetched before ours run, which need no network.
-test: $(READY)
+test: $(DEV)
 	$(BIN)/python tests/fetch_transformers_tests.py
 	$(BIN)/python -m pytest
 
+# Goes on where it was stopped; nothing is measured twice at one commit.
+bench: $(DEV)
+	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/sparse_table.py
+	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python -m wave_network.analysis.curves
+
 # The repository root is the package; links under its name let the type checker see it as one.
-check: $(READY)
+check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	mkdir -p build/types/wave_network

@@ -1,5 +1,6 @@
-"""Writes the tables of README.md and docs/choices.md from the result files: `python benchmarks/tables.py`.
+"""Writes the tables of README.md and docs/ from the result files: `python benchmarks/tables.py`.
 
+A table stands wherever one of the files has its two markers, `<!-- table: NAME -->` and `<!-- end of table -->`.
 `--check` writes nothing and fails if a table is not what the result files say; the tests run it.
 """
 
@@ -8,8 +9,9 @@ import json
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -62,30 +64,336 @@ def choices_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"README.md": {"classification": classification_table}, "docs/choices.md": {"choices": choices_table}}
+# --- benchmarks/bench.py ----------------------------------------------------------------------------------------------
+
+NOT_MEASURED = "not measured yet"
+
+
+def last_run(group: str) -> list[dict]:
+    """The lines of the last run of a group that was not a smoke run, without the cases that failed."""
+    lines = [line for line in read("bench.jsonl") if line["group"] == group and not line["quick"]]
+    return [line for line in lines if line["run"] == lines[-1]["run"] and not line["failed"]]
+
+
+def find_line(lines: list[dict], case: str, mode: str, **setting) -> dict | None:
+    """The line of a case whose setting has these values."""
+    for line in lines:
+        if (line["case"], line["mode"]) == (case, mode) and setting.items() <= line["setting"].items():
+            return line
+    return None
+
+
+def paired_ratio(line: dict | None, other: dict | None) -> float | None:
+    """The median over the rounds in which both ran of the ratio of their times."""
+    if line is None or other is None:
+        return None
+    both = [
+        x / y for x, y in zip(line["rounds_ms"], other["rounds_ms"], strict=True) if x is not None and y is not None
+    ]
+    return median(both) if both else None
+
+
+def describe_run(lines: list[dict]) -> str:
+    if not lines:
+        return f"_{NOT_MEASURED.capitalize()}._"
+    first = lines[0]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    text = next((f"; {line['text']}" for line in lines if line["text"]), "")
+    where = f"{first['device']}, {first['threads']} threads, {versions}"
+    return f"{where}, commit {first['commit']}, {first['date'][:10]}{text}."
+
+
+def with_spread(line: dict | None) -> str:
+    if line is None or line["median_ms"] is None:
+        return "-"
+    return f"{digits(line['median_ms'])} ({digits(line['p20_ms'])} to {digits(line['p80_ms'])})"
+
+
+def digits(value: float) -> str:
+    """Three figures, and no more of them than a measurement has."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def headline_table() -> str:
+    """Every model at B 32 x L 128: time of inference and of a training step, and its peak memory, beside ours."""
+    lines, memory = last_run("headline"), last_run("memory")
+    rows = [
+        "| model | parameters (core) | inference, ms | times ours | training step, ms | times ours "
+        "| peak memory of a step, MiB | times ours |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    ours = find_line(memory, "ours", "training")
+    for case in dict.fromkeys(line["case"] for line in lines):
+        found = [find_line(lines, case, mode) for mode in ("inference", "training")]
+        known = next(line for line in found if line is not None)
+        parameters = f"{known['parameters']:,} ({known['core_parameters']:,})" if known["parameters"] else "-"
+        cells = [case, parameters]
+        for line in found:
+            ratio = line and line["ratio_to_ours"]
+            cells += [with_spread(line), digits(ratio["median"]) if ratio else "-"]
+        weight = find_line(memory, case, "training")
+        cells += [f"{weight['peak_memory_mib']:,.0f}" if weight else "-"]
+        cells += [digits(weight["peak_memory_mib"] / ours["peak_memory_mib"]) if weight and ours else "-"]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*(rows if lines else []), "", describe_run(lines)]).lstrip()
+
+
+def sweep_table(group: str, key: str, name: str) -> str:
+    """A sweep as numbers: the median, and in brackets how many times ours, for each value of the key."""
+    lines = last_run(group)
+    rows = []
+    for mode in ("inference", "training"):
+        here = [line for line in lines if line["mode"] == mode]
+        values = sorted({line["setting"][key] for line in here})
+        if not values:
+            continue
+        rows += ["", f"| {mode}, ms; {name} | {' | '.join(f'{value:,g}' for value in values)} |"]
+        rows.append("|---" * (len(values) + 1) + "|")
+        for case in dict.fromkeys(line["case"] for line in here):
+            cells = []
+            for value in values:
+                line = find_line(here, case, mode, **{key: value})
+                ratio = line and line["ratio_to_ours"]
+                times = f" ({digits(ratio['median'])})" if ratio and case != "ours" else ""
+                cells.append(f"{digits(line['median_ms'])}{times}" if line else "-")
+            rows.append(f"| {case} | {' | '.join(cells)} |")
+    return "\n".join([describe_run(lines), *rows])
+
+
+def accuracy_table() -> str:
+    """The largest relative errors of c and of its gradient in float32, for each form and input."""
+    lines = last_run("accuracy")
+    forms = list(dict.fromkeys(line["case"] for line in lines))
+    rows = [f"| input | {' | '.join(forms)} |", "|---" * (len(forms) + 1) + "|"]
+    for kind in dict.fromkeys(line["input"] for line in lines):
+        cells = []
+        for form in forms:
+            line = next(line for line in lines if (line["case"], line["input"]) == (form, kind))
+            cells.append(" / ".join(show_error(line[name]) for name in ("error_of_c", "error_of_gradient")))
+        rows.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join([*(rows if lines else []), "", describe_run(lines)]).lstrip()
+
+
+def show_error(error: float | None) -> str:
+    return "NaN" if error is None else "0" if error == 0 else f"{error:.1e}"
+
+
+def gpu_table() -> str:
+    """The shape of the paper's Table 2: time of a step and peak allocated memory, beside BERT-base."""
+    lines = last_run("gpu_table2")
+    rows = [
+        "| model | mode | dtype | ms | of BERT-base's time | peak memory, MiB | of BERT-base's memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        bert = find_line(lines, "BERT-base", line["mode"], dtype=line["setting"]["dtype"])
+        ratio = paired_ratio(line, bert)
+        memory, of_bert = line["peak_memory_mib"], bert and bert["peak_memory_mib"]
+        cells = [line["case"], line["mode"], line["setting"]["dtype"], with_spread(line)]
+        cells += [f"{ratio:.1%}" if ratio else "-", f"{memory:,.0f}" if memory else "-"]
+        rows.append(f"| {' | '.join(cells)} | {f'{memory / of_bert:.1%}' if memory and of_bert else '-'} |")
+    return "\n".join([*(rows if lines else []), "", describe_run(lines)]).lstrip()
+
+
+def bandwidth_table() -> str:
+    """Bytes a second of the fused operation, and the share of what a copy reaches in the same run."""
+    lines = last_run("gpu_bandwidth")
+    rows = ["| operation | B x L x 2D | dtype | ms | GB/s | of the copy |", "|---|---|---|---|---|---|"]
+    for line in lines:
+        setting, share = line["setting"], line["share_of_copy"]["median"]
+        shape = f"{setting['batch']} x {setting['length']} x {2 * setting['hidden_size']}"
+        cells = [line["case"], shape, setting["dtype"], with_spread(line), f"{line['gb_per_second']:,.0f}"]
+        rows.append(f"| {' | '.join(cells)} | {share:.0%} |")
+    return "\n".join([*(rows if lines else []), "", describe_run(lines)]).lstrip()
+
+
+def headline_ratio(case: str, other: str, mode: str) -> float | None:
+    lines = last_run("headline")
+    return paired_ratio(find_line(lines, case, mode), find_line(lines, other, mode))
+
+
+def memory_ratio(case: str, other: str) -> float | None:
+    lines = [find_line(last_run("memory"), name, "training") for name in (case, other)]
+    return lines[0]["peak_memory_mib"] / lines[1]["peak_memory_mib"] if None not in lines else None
+
+
+def worst_error(field: str) -> float | None:
+    """Of our operations, fused and readable. Infinite if there is a NaN."""
+    lines = [line for line in last_run("accuracy") if line["case"].startswith("ours")]
+    errors = [float("inf") if line[field] is None or not line["finite"] else line[field] for line in lines]
+    return max(errors) if errors else None
+
+
+def unevenness() -> float | None:
+    """How far the time of 32,768 tokens, cut into texts of 512 to 32,768, strays from that of texts of 512."""
+    lines = [line for line in last_run("long") if (line["case"], line["mode"]) == ("ours", "inference")]
+    base = find_line(lines, "ours", "inference", length=512)
+    ratios = [paired_ratio(line, base) for line in lines]
+    return max(abs(ratio - 1) for ratio in ratios if ratio) if base else None
+
+
+def packing_gain() -> float | None:
+    lines = last_run("fill")
+    return paired_ratio(*(find_line(lines, case, "inference", fill=0.25) for case in ("ours", "ours, packed")))
+
+
+def gpu_saving(what: str) -> float | None:
+    """Of the worse of float32 and bfloat16, our training step against BERT-base: 0.85 is 85 % less."""
+    lines, savings = last_run("gpu_table2"), []
+    for dtype in ("float32", "bfloat16"):
+        bert = find_line(lines, "BERT-base", "training", dtype=dtype)
+        ours = find_line(lines, "ours", "training", dtype=dtype)
+        if not bert or not ours:
+            continue
+        by_memory = what == "memory"
+        ratio = ours["peak_memory_mib"] / bert["peak_memory_mib"] if by_memory else paired_ratio(ours, bert)
+        savings.append(1 - ratio)
+    return min(savings) if savings else None
+
+
+def worst_share(mode: str) -> float | None:
+    shares = [line["share_of_copy"]["median"] for line in last_run("gpu_bandwidth") if line["mode"] == mode]
+    return min(shares) if shares else None
+
+
+# What the project set out to reach: what, at least or at most, the bar, how it is read, how it is written.
+BARS: list[tuple[str, str, float, Callable[[], float | None], Callable[[float], str]]] = [
+    ("inference, BERT-base / ours", "≥", 30, lambda: headline_ratio("BERT-base", "ours", "inference"), digits),
+    (
+        "inference, BERT-base / ours folded",
+        "≥",
+        50,
+        lambda: headline_ratio("BERT-base", "ours, folded", "inference"),
+        digits,
+    ),
+    (
+        "inference, ours compiled / its bare matrix products",
+        "≤",
+        1.15,
+        lambda: headline_ratio("ours, compiled", "matrix products", "inference"),
+        digits,
+    ),
+    ("training step, BERT-base / ours", "≥", 45, lambda: headline_ratio("BERT-base", "ours", "training"), digits),
+    ("training step, polar form / ours", "≥", 2, lambda: headline_ratio("polar form", "ours", "training"), digits),
+    ("peak memory of a training step, BERT-base / ours", "≥", 7, lambda: memory_ratio("BERT-base", "ours"), digits),
+    ("largest relative error of c, float32", "≤", 5e-7, lambda: worst_error("error_of_c"), "{:.1e}".format),
+    ("the same of its gradient, always finite", "≤", 1e-6, lambda: worst_error("error_of_gradient"), "{:.1e}".format),
+    ("time per token, length 512 to 32,768, deviation", "≤", 0.1, unevenness, "{:.1%}".format),
+    ("inference at 25 % fill, padded / packed", "≥", 2.5, packing_gain, digits),
+    (
+        "GPU: peak memory of a training step, less than BERT-base by",
+        "≥",
+        0.85,
+        lambda: gpu_saving("memory"),
+        "{:.1%}".format,
+    ),
+    ("GPU: time of a training step, less than BERT-base by", "≥", 0.95, lambda: gpu_saving("time"), "{:.1%}".format),
+    ("GPU: fused forward, of copy bandwidth", "≥", 0.8, lambda: worst_share("forward"), "{:.0%}".format),
+    ("GPU: fused backward, of copy bandwidth", "≥", 0.8, lambda: worst_share("backward"), "{:.0%}".format),
+]
+
+
+def bars_table() -> str:
+    """What was to be reached, and what was measured."""
+    rows = ["| bar | to reach | measured | met |", "|---|---|---|---|"]
+    for what, sign, bar, read_value, show in BARS:
+        value = read_value()
+        met = "-" if value is None else "yes" if (value >= bar if sign == "≥" else value <= bar) else "**no**"
+        rows.append(f"| {what} | {sign} {show(bar)} | {NOT_MEASURED if value is None else show(value)} | {met} |")
+    return "\n".join(rows)
+
+
+def sparse_steps_table() -> str:
+    """Steps of benchmarks/sparse_table.py, the median of the seeds."""
+    groups = defaultdict(list)
+    for row in read("sparse_table.jsonl"):
+        if row["kind"] == "step":
+            groups[row["device"], row["threads"], not row["flush_denormal"], row["steps_before"]].append(row)
+    lines = [
+        "| device | threads | denormals | steps before | dense, ms | sparse, ms | dense / sparse | denormal moments | date |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (device, threads, kept, before), rows in sorted(groups.items()):
+        cells = []
+        for name in ("dense_ms", "sparse_ms", "ratio"):
+            middle, low, high = (median(row[name][cut] for row in rows) for cut in ("median", "p20", "p80"))
+            cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+        share = mean(row["denormal_share"]["dense"] for row in rows)
+        lines.append(
+            f"| {device} | {threads} | {'kept' if kept else 'flushed'} | {before:,} | {' | '.join(cells)} | {share:.1%} "
+            f"| {max(row['date'] for row in rows)} |"
+        )
+    return "\n".join(lines)
+
+
+def sparse_accuracy_table() -> str:
+    """Best and last epoch of benchmarks/sparse_table.py --accuracy, mean over the seeds."""
+    groups = defaultdict(list)
+    for row in read("sparse_table.jsonl"):
+        if row["kind"] == "accuracy":
+            groups[row["batch"], row["learning_rate"], row["sparse_embeddings"]].append(row)
+    lines = [
+        "| batch | learning rate | table | best epoch, % | last epoch, % | seconds | seeds | date |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (batch, learning_rate, sparse), rows in sorted(groups.items()):
+        cells = []
+        for choose in (max, lambda accuracies: accuracies[-1]):
+            values = [100 * choose(row["validation_accuracy_by_epoch"]) for row in rows]
+            cells.append(f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else ""))
+        lines.append(
+            f"| {batch} | {learning_rate:g} | {'sparse' if sparse else 'dense'} | {' | '.join(cells)} "
+            f"| {mean(row['seconds'] for row in rows):.0f} | {len(rows)} | {max(row['date'] for row in rows)} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "classification": classification_table,
+    "choices": choices_table,
+    "headline": headline_table,
+    "bars": bars_table,
+    "length": lambda: sweep_table("length", "length", "length"),
+    "long": lambda: sweep_table("long", "length", "length"),
+    "batch": lambda: sweep_table("batch", "batch", "batch"),
+    "hidden": lambda: sweep_table("hidden", "hidden_size", "hidden size"),
+    "fill": lambda: sweep_table("fill", "fill", "part that is text"),
+    "accuracy": accuracy_table,
+    "gpu": gpu_table,
+    "bandwidth": bandwidth_table,
+    "sparse_steps": sparse_steps_table,
+    "sparse_accuracy": sparse_accuracy_table,
+}
+FILES = ("README.md", "docs/choices.md", "docs/benchmarks.md", "docs/sparse.md")
+PLACE = re.compile(r"<!-- table: (?P<name>.*?) -->.*?<!-- end of table -->", flags=re.DOTALL)
+
+
+def fill_in(text: str, file: str) -> str:
+    """The text with every table that has a place in it made anew."""
+
+    def make(place: re.Match) -> str:
+        name = place["name"]
+        if name not in TABLES:
+            sys.exit(f"{file} has a place for the table {name!r}, which nothing makes; known: {', '.join(TABLES)}")
+        return f"<!-- table: {name} -->\n{TABLES[name]()}\n<!-- end of table -->"
+
+    return PLACE.sub(make, text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="fail if a table is out of date, and write nothing")
     check = parser.parse_args().check
-    stale = []
-    for file, tables in TABLES.items():
-        path = ROOT / file
-        old = new = path.read_text(encoding="utf-8")
-        for name, make in tables.items():
-            begin, end = f"<!-- table: {name} -->", "<!-- end of table -->"
-            pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), flags=re.DOTALL)
-            if not pattern.search(new):
-                sys.exit(f"{file} has no place for the table {name!r}: {begin} ... {end}")
-            table = f"{begin}\n{make()}\n{end}"
-            new = pattern.sub(lambda _, table=table: table, new)
-        if new != old:
-            stale.append(file)
-            if not check:
-                path.write_text(new, encoding="utf-8")
+    texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in FILES}
+    places = {place["name"] for text in texts.values() for place in PLACE.finditer(text)}
+    if TABLES.keys() - places:
+        sys.exit(f"No file has a place for the tables {sorted(TABLES.keys() - places)}; looked in {', '.join(FILES)}")
+    made = {file: fill_in(text, file) for file, text in texts.items()}
+    stale = [file for file in FILES if made[file] != texts[file]]
     if check and stale:
         sys.exit(f"Not what the result files say: {', '.join(stale)}. Run: python benchmarks/tables.py")
+    for file in stale:
+        (ROOT / file).write_text(made[file], encoding="utf-8")
 
 
 if __name__ == "__main__":
