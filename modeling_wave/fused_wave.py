@@ -21,7 +21,7 @@ Shapes as in ops_wave.py; "texts" are the rows of a padded batch or the stretche
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby
 
 import torch
 
@@ -182,30 +182,38 @@ BLOCK = 2**20
 
 def forward_blocked(x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
     out_BLE = torch.empty(x_BLE.shape, dtype=x_BLE.dtype)
-    for block in blocks(x_BLE, cu_seq_lens):
-        forward_block(x_BLE[block], None if mask_BL is None else mask_BL[block], operation, magnitude, out_BLE[block])
+    for x, out, mask in blocks(cu_seq_lens, x_BLE, out_BLE, mask_BL):
+        forward_block(x, mask, operation, magnitude, out)
     return out_BLE
 
 
 def backward_blocked(grad_BLE, x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
     out_BLE = torch.empty(x_BLE.shape, dtype=x_BLE.dtype)
-    for block in blocks(x_BLE, cu_seq_lens):
-        mask = None if mask_BL is None else mask_BL[block]
-        backward_block(grad_BLE[block], x_BLE[block], mask, operation, magnitude, out_BLE[block])
+    for x, grad, out, mask in blocks(cu_seq_lens, x_BLE, grad_BLE, out_BLE, mask_BL):
+        backward_block(grad, x, mask, operation, magnitude, out)
     return out_BLE
 
 
-def blocks(x_BLE: torch.Tensor, cu_seq_lens: torch.Tensor | None) -> Iterator[tuple[slice, slice]]:
-    """Rows and tokens of a few whole texts at a time."""
+def blocks(
+    cu_seq_lens: torch.Tensor | None, x_BLE: torch.Tensor, *others: torch.Tensor | None
+) -> Iterator[list[torch.Tensor | None]]:
+    """The tensors, or of each the part of a few whole texts, so many as make a block, as (texts, tokens, ...)."""
     rows, length, width = x_BLE.shape
-    if cu_seq_lens is not None:
-        for start, end in pairwise(cu_seq_lens.tolist()):
-            if start < end:
-                yield slice(None), slice(start, end)
-    elif x_BLE.numel() > 0:
-        step = max(1, BLOCK // (length * width))
-        for start in range(0, rows, step):
-            yield slice(start, start + step), slice(None)
+    tensors = [x_BLE, *others]
+    if cu_seq_lens is None:
+        step = max(1, BLOCK // max(length * width, 1))
+        for start in range(0, rows if length else 0, step):
+            yield [tensor if tensor is None else tensor[start : start + step] for tensor in tensors]
+        return
+    start = 0
+    # Packed texts of one length that stand side by side are worked on together.
+    for length, same in groupby(cu_seq_lens.diff().tolist()):
+        left, step = len(list(same)), max(1, BLOCK // max(length * width, 1))
+        while left and length:
+            count = min(left, step)
+            stop = start + count * length
+            yield [t if t is None else t[0, start:stop].unflatten(0, (count, length)) for t in tensors]
+            left, start = left - count, stop
 
 
 def pieces(x_BLE: torch.Tensor) -> list[slice]:

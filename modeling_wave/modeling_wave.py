@@ -74,7 +74,8 @@ class WaveTokens:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return tuple((self.input_ids if self.inputs_embeds is None else self.inputs_embeds).shape[:2])
+        rows, length = (self.input_ids if self.inputs_embeds is None else self.inputs_embeds).shape[:2]
+        return rows, length
 
     @property
     def device(self) -> torch.device:
@@ -136,9 +137,9 @@ class WaveEmbeddings(nn.Module):
             self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.dropout = WaveDropout(config.hidden_dropout_prob)
 
-    def tables(self) -> dict[str, nn.Module]:
+    def tables(self) -> dict[str, Any]:
         """The tables whose rows are added, by the name of the ids that choose them."""
-        tables = {"input_ids": self.word_embeddings}
+        tables: dict[str, Any] = {"input_ids": self.word_embeddings}
         if self.config.position_embedding_type != "none":
             tables["position_ids"] = self.position_embeddings
         if self.config.type_vocab_size > 0:
@@ -645,18 +646,18 @@ def index_texts(cu_seq_lens: torch.Tensor, places_L: torch.Tensor) -> torch.Tens
 
 
 def check_offsets(cu_seq_lens: torch.Tensor, shape: tuple[int, ...], attention_mask: torch.Tensor | None) -> None:
-    must = f"`cu_seq_lens` must hold the offsets of packed texts, integers that rise from 0 to the length {shape[1]}"
+    must = "`cu_seq_lens` must hold the offsets of packed texts, integers that rise from 0 to the length"
     if attention_mask is not None:
         raise ValueError("Give `attention_mask` or `cu_seq_lens`, got both: packed texts have no padding.")
     if shape[0] != 1:
         raise ValueError(f"Packed texts stand in one row: with `cu_seq_lens` the batch size must be 1, got {shape[0]}.")
     if cu_seq_lens.dim() != 1 or len(cu_seq_lens) < 2 or cu_seq_lens.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"{must}; got the shape {tuple(cu_seq_lens.shape)} and {cu_seq_lens.dtype}.")
+        raise ValueError(f"{must} {shape[1]}; got the shape {tuple(cu_seq_lens.shape)} and {cu_seq_lens.dtype}.")
     if not torch.compiler.is_compiling() and cu_seq_lens.device.type == "cpu":
         offsets = cu_seq_lens.tolist()
         if offsets[0] != 0 or offsets[-1] != shape[1] or offsets != sorted(offsets):
             shown = ", ".join(map(str, offsets if len(offsets) <= 8 else [*offsets[:4], "...", *offsets[-3:]]))
-            raise ValueError(f"{must}; got {shown}.")
+            raise ValueError(f"{must} {shape[1]}; got {shown}.")
 
 
 def to_mask(attention_mask: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor | None:
@@ -671,7 +672,7 @@ def to_mask(attention_mask: torch.Tensor | None, shape: tuple[int, ...]) -> torc
     return attention_mask != 0
 
 
-def look_up(table: nn.Module, ids: torch.Tensor, name: str) -> torch.Tensor:
+def look_up(table: Any, ids: torch.Tensor, name: str) -> torch.Tensor:
     """`table(ids)`, with an error that names what is wrong with the ids."""
     try:
         return table(ids)

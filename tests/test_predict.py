@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,12 @@ from typing import Any
 import pytest
 import torch
 from small_runs import WORDS, make_rows, write_csv
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 from wave_network import WaveConfig, WaveForSequenceClassification, train_wave_tokenizer
 from wave_network.training import predict as predict_module
@@ -74,11 +81,30 @@ def compute_logits(folder: Path, *texts: str) -> list[float]:
         return model(**tokenizer(*texts, truncation=True, return_tensors="pt")).logits[0].tolist()
 
 
+def note_batches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """What the model is given from now on."""
+    batches: list[dict[str, torch.Tensor]] = []
+    collate = predict_module.Classifier.collate
+
+    def collate_and_note(*arguments: Any) -> Any:
+        batches.append(dict(collate(*arguments)))
+        return batches[-1]
+
+    monkeypatch.setattr(predict_module.Classifier, "collate", collate_and_note)
+    return batches
+
+
 # What is written
 
 
-def test_each_text_has_one_row_in_order_with_what_it_gets_alone(model: Path, file: Path, texts: list[str]):
+@pytest.mark.parametrize("how", ["packed", "padded"])
+def test_each_text_has_one_row_in_order_with_what_it_gets_alone(
+    model: Path, file: Path, texts: list[str], how: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(predict_module, "CPU_NUMBERS", 0 if how == "packed" else sys.maxsize)
+    batches = note_batches(monkeypatch)
     rows = classify(model, file)
+    assert all(("cu_seq_lens" in batch) == (how == "packed") for batch in batches)
     assert [row["row"] for row in rows] == [str(index) for index in range(len(texts))]
     for row, text in zip(rows, texts, strict=True):
         expected = torch.tensor(compute_logits(model, text)).softmax(-1).tolist()
@@ -102,6 +128,92 @@ def test_chunks_and_batches_change_nothing(
             assert found == pytest.approx(expected, abs=2e-6)  # both are rounded to six places
 
 
+def test_on_a_cpu_a_batch_is_packed_if_its_texts_are_work_enough(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Three tokens of 16 numbers each, and 12: with the two that stand around a text.
+    file = write_csv(tmp_path / "texts.csv", [{"text": " ".join(["goal"] * words)} for words in (1, 10, 1)])
+    monkeypatch.setattr(predict_module, "CPU_NUMBERS", 3 * 16)
+    batches = note_batches(monkeypatch)
+    classify(model, file, batch_size=2)
+    assert [batch["input_ids"].shape for batch in batches] == [(2, 3), (1, 12)]
+    assert ["cu_seq_lens" in batch for batch in batches] == [False, True]
+
+
+@pytest.mark.parametrize("numbers", [0, sys.maxsize])
+def test_on_a_cpu_a_batch_holds_so_many_tokens_but_one_text_at_least(
+    model: Path, file: Path, texts: list[str], numbers: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(predict_module, "CPU_NUMBERS", numbers)
+    monkeypatch.setattr(predict_module, "CPU_TOKENS", 40)
+    batches = note_batches(monkeypatch)
+    assert len(classify(model, file)) == len(texts)
+    sizes = [batch["input_ids"].numel() for batch in batches]
+    assert max(sizes[:-1]) <= 40
+    assert sizes[-1] == 512  # the long one, alone
+    assert len(sizes) < len(texts) / 2
+
+
+def test_texts_that_the_model_reads_in_chunks_are_not_packed(
+    tokenizer: Any, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = save_model(tmp_path / "chunked", tokenizer, AWKWARD, chunk_length=100)
+    monkeypatch.setattr(predict_module, "CPU_NUMBERS", 0)
+    batches = note_batches(monkeypatch)
+    found = classify(folder, file)[20]
+    assert ["cu_seq_lens" in batch for batch in batches] == [True, False]
+    assert batches[1]["input_ids"].shape == (1, 512)
+    text = read_csv(file)[20]["text"]
+    expected = torch.tensor(compute_logits(folder, text)).softmax(-1).tolist()
+    assert [float(found[f"probability_{label}"]) for label in AWKWARD] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("numbers", [0, sys.maxsize])
+def test_texts_without_a_token_get_the_bias_of_the_classifier(
+    model: Path, tmp_path: Path, numbers: int, monkeypatch: pytest.MonkeyPatch
+):
+    folder = shutil.copytree(model, tmp_path / "bare")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    bias = AutoModelForSequenceClassification.from_pretrained(folder).classifier.bias
+    monkeypatch.setattr(predict_module, "CPU_NUMBERS", numbers)
+    batches = note_batches(monkeypatch)
+    found = classify(
+        folder, write_csv(tmp_path / "texts.csv", [{"text": text} for text in ("", "goal", "")]), batch_size=2
+    )
+    assert [batch["input_ids"].shape for batch in batches] == [(2, 1), (1, 1)]
+    for row in (found[0], found[2]):
+        values = [float(row[f"probability_{label}"]) for label in AWKWARD]
+        assert values == pytest.approx(bias.softmax(-1).tolist(), abs=1e-6)
+    assert found[1] != found[0]
+
+
+def test_a_model_that_knows_no_packed_texts_gets_padded_ones(
+    tokenizer: Any, file: Path, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        id2label=dict(enumerate(AWKWARD)),
+        initializer_range=0.5,
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    monkeypatch.setattr(predict_module, "CPU_NUMBERS", 0)
+    batches = note_batches(monkeypatch)
+    rows = classify(tmp_path / "bert", file)
+    assert not any("cu_seq_lens" in batch for batch in batches)
+    for row, text in zip(rows, texts, strict=True):
+        expected = torch.tensor(compute_logits(tmp_path / "bert", text)).softmax(-1).tolist()
+        assert [float(row[f"probability_{label}"]) for label in AWKWARD] == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_chunk_is_written_before_the_next_one_is_read(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     written = []
 
@@ -122,7 +234,9 @@ def test_a_chunk_is_written_before_the_next_one_is_read(model: Path, tmp_path: P
     assert [line[0] for line in lines] == ["row", 0, 1, 2, 3, 4, 5]
 
 
-def test_pairs_are_read_as_pairs(model: Path, tmp_path: Path):
+@pytest.mark.parametrize("numbers", [0, sys.maxsize])
+def test_pairs_are_read_as_pairs(model: Path, tmp_path: Path, numbers: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(predict_module, "CPU_NUMBERS", numbers)
     rows = [{"premise": "goal match", "hypothesis": "bank"}, {"premise": "bank", "hypothesis": "goal match"}]
     found = classify(model, write_csv(tmp_path / "pairs.csv", rows))
     for row, pair in zip(found, rows, strict=True):
@@ -265,7 +379,7 @@ def test_the_code_in_the_folder_of_a_wave_network_is_not_run(
     marker = tmp_path / "marker"
     for code in folder.glob("*.py"):
         code.write_text(code.read_text() + MARKER.format(path=str(marker)))
-    assert len(list(folder.glob("*.py"))) == 3
+    assert (folder / "modeling_wave.py").exists()
     assert len(classify(folder, file)) == len(texts)
     assert not marker.exists()
 

@@ -25,6 +25,8 @@ COMMON = frozenset(
         "per_device_eval_batch_size",
         "gradient_accumulation_steps",
         "class_weights",
+        "packing",
+        "sparse_embeddings",
         "weight_decay",
         "warmup_steps",
         "lr_scheduler_type",

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -31,8 +32,13 @@ from ..modeling_wave import WaveForSequenceClassification
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
 from .data import TextData, load_text_data
 from .metrics import ClassificationReport
+from .optimizer import LazyAdamW, with_dense_gradients
+from .packing import DataCollatorWithPacking, takes_packed
 from .record import count_parameters, summarise, write_record
 from .settings import DataArguments, ModelArguments, RunArguments, find_changed
+
+# What `--sparse_embeddings` has a row-sparse form of.
+ADAMW = ("adamw_torch", "adamw_torch_fused")
 
 # From this ratio of the largest to the smallest class on, class weights are suggested.
 SKEWED = 5
@@ -60,7 +66,32 @@ class SeededSampler(LengthGroupedSampler):
 
 
 class WaveTrainer(Trainer):
-    """Trainer with our order of the training rows."""
+    """Trainer with our order of the training rows, and with `sparse_embeddings`."""
+
+    args: RunArguments
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if self.args.sparse_embeddings:
+            # Through this method every version of Trainer clips the gradients and takes their norm.
+            clip = self.accelerator.clip_grad_norm_
+            self.accelerator.clip_grad_norm_ = lambda parameters, *arguments, **settings: clip(
+                with_dense_gradients(parameters), *arguments, **settings
+            )
+
+    def create_optimizer(self, *arguments: Any) -> torch.optim.Optimizer:
+        if self.args.sparse_embeddings:
+            table = cast(PreTrainedModel, self.model).get_input_embeddings()
+            if not isinstance(table, nn.Embedding):
+                raise ValueError(
+                    f"`sparse_embeddings` (True) is for a model whose words are in an nn.Embedding; those of "
+                    f"{type(self.model).__name__} are in {type(table).__name__}. Leave it out."
+                )
+            # Before the model is wrapped for several processes: the wrapper asks then which gradients will be sparse.
+            table.sparse = True
+            _, settings = self.get_optimizer_cls_and_kwargs(self.args, cast(PreTrainedModel, self.model))
+            self.optimizer_cls_and_kwargs = LazyAdamW, settings
+        return super().create_optimizer(*arguments)
 
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
@@ -85,6 +116,7 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
     """
     start = time.perf_counter()
     refuse_useless(model_arguments)
+    refuse_unfit(arguments)
     folder = Path(arguments.output_dir or f"runs/{Path(data_arguments.dataset).resolve().name.split('.')[0]}")
     arguments.output_dir = str(folder)
     # Before anything is written, all processes look at the folder.
@@ -92,7 +124,8 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
         checkpoint = find_checkpoint(folder) if arguments.resume else None
         refuse_existing(folder, arguments.resume)
     arguments.dataloader_pin_memory &= arguments.device.type == "cuda"
-    # Tiny activations and second moments become denormal numbers, which a CPU handles slowly.
+    # Tiny activations and moments become denormal numbers, which a CPU handles slowly. Threads inherit this when they
+    # start, so it stands before anything that starts them.
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
 
@@ -126,7 +159,7 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
         train_dataset=encoded["train"],
         eval_dataset=encoded["validation"],
         processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=get_collator(arguments, model, tokenizer),
         compute_metrics=compute_metrics,
         compute_loss_func=weighted_loss(class_weights, arguments.label_smoothing_factor) if is_balanced else None,
     )
@@ -159,6 +192,28 @@ def refuse_useless(arguments: ModelArguments) -> None:
             f"`{changed[0]}` ({getattr(arguments, changed[0])!r}) is for a new model; --model {arguments.model} has "
             "its own. Leave out one of the two."
         )
+
+
+def refuse_unfit(arguments: RunArguments) -> None:
+    """Row-sparse gradients need an optimizer, a backend and a compiler that take them: raises a ValueError if not."""
+    if not arguments.sparse_embeddings:
+        return
+    optimizer = getattr(arguments.optim, "value", arguments.optim)
+    unfit = None
+    if optimizer not in ADAMW:
+        unfit = f"`optim` ({optimizer!r}): allowed are {' and '.join(map(repr, ADAMW))}"
+    elif arguments.torch_compile:
+        unfit = "`torch_compile` (True): the compiler cannot build row-sparse gradients; allowed is False"
+    elif arguments.fsdp or arguments.deepspeed:
+        name = "fsdp" if arguments.fsdp else "deepspeed"
+        unfit = f"`{name}` ({getattr(arguments, name)!r}), which splits dense gradients only; allowed is none"
+    elif arguments.device.type not in ("cpu", "cuda"):
+        unfit = f"a device of type {arguments.device.type!r}: allowed are 'cuda', or 'cpu' by `use_cpu`"
+    elif arguments.device.type == "cuda" and max(arguments.n_gpu, arguments.world_size) > 1:
+        count = max(arguments.n_gpu, arguments.world_size)
+        unfit = f"{count} devices of type 'cuda': allowed are one, or any number of processes with `use_cpu`"
+    if unfit is not None:
+        raise ValueError(f"`sparse_embeddings` (True) does not go with {unfit}. Leave out one of the two.")
 
 
 def refuse_existing(folder: Path, resume: bool) -> None:
@@ -224,6 +279,25 @@ def get_model(
         **labels,
     )
     return WaveForSequenceClassification(config)
+
+
+def get_collator(
+    arguments: RunArguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> DataCollatorWithPacking | DataCollatorWithPadding:
+    if not arguments.packing:
+        return DataCollatorWithPadding(tokenizer)
+    if not takes_packed(model):
+        raise ValueError(
+            f"`packing` (True) is for a model whose `forward` takes `cu_seq_lens`, as that of a Wave Network does; "
+            f"that of {type(model).__name__} does not. Leave it out."
+        )
+    if arguments.n_gpu > 1:
+        raise ValueError(
+            f"`packing` (True) is for one GPU in each process, and this one would share a row of texts out to "
+            f"{arguments.n_gpu}. Start it with `torchrun --nproc_per_node {arguments.n_gpu}`, or let it see one GPU by "
+            "CUDA_VISIBLE_DEVICES."
+        )
+    return DataCollatorWithPacking()
 
 
 def encode(split: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:

@@ -4,7 +4,7 @@ import contextlib
 import csv
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from .data import read_texts
+from .packing import DataCollatorWithPacking, takes_packed
 
 
 @dataclass
@@ -30,7 +31,7 @@ class PredictArguments:
     text_columns: list[str] | None = field(
         default=None, metadata={"help": "Column with the text, or two for pairs. Found by itself if unambiguous."}
     )
-    batch_size: int = field(default=64, metadata={"help": "Texts in a batch."})
+    batch_size: int = field(default=64, metadata={"help": "Texts in a batch, at most."})
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1 ... Default: a GPU if there is one."})
     overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
     trust_remote_code: bool = field(
@@ -40,6 +41,12 @@ class PredictArguments:
 
 # So many rows are read, sorted by length into batches, and written before the next ones are read.
 CHUNK = 4096
+
+# On a CPU a batch of more tokens leaves the caches, and a token of it costs up to twice as much.
+CPU_TOKENS = 4096
+# Packed texts are read one by one there, at a fixed cost for each, which is more than their padding costs, sorted by
+# length, if a text has so few numbers (tokens times hidden size): packed, 8 tokens of 128 took 2.5 times as long.
+CPU_NUMBERS = 6000
 
 
 def predict(arguments: PredictArguments) -> Path | None:
@@ -96,6 +103,7 @@ class Classifier:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model.to(self.device).eval()
         self.batch_size = batch_size
+        self.takes_packed = takes_packed(self.model)
         labels = self.model.config.id2label
         self.labels = [labels[index] for index in range(len(labels))]
         # As in BERT: one label and no type is a value.
@@ -115,13 +123,42 @@ class Classifier:
         # Texts of similar length share a batch, so that little of it is padding.
         order = sorted(range(len(rows)), key=lengths.__getitem__)
         logits = torch.empty(len(rows), len(self.labels))
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            batch = {name: [values[index] for index in chosen] for name, values in encoding.items()}
-            inputs = self.tokenizer.pad(batch, return_tensors="pt").to(self.device)
+        for chosen in self.share_out(order, lengths):
+            features = [{name: values[index] for name, values in encoding.items()} for index in chosen]
+            batch = self.collate(features, [lengths[index] for index in chosen])
+            inputs = {name: value.to(self.device) for name, value in batch.items()}
             logits[chosen] = self.model(**inputs).logits.float().cpu()
         for values in logits:
             yield self.to_cells(values)
+
+    def share_out(self, order: list[int], lengths: list[int]) -> Iterator[list[int]]:
+        """Batches of texts, from the shortest text to the longest."""
+        budget = CPU_TOKENS if self.device.type == "cpu" else sys.maxsize
+        chosen: list[int] = []
+        for index in order:
+            if chosen and (len(chosen) == self.batch_size or lengths[index] * (len(chosen) + 1) > budget):
+                yield chosen
+                chosen = []
+            chosen.append(index)
+        if chosen:
+            yield chosen
+
+    def collate(self, features: list[dict[str, list[int]]], lengths: list[int]) -> Mapping[str, torch.Tensor]:
+        if self.packs(lengths):
+            return DataCollatorWithPacking()(features)
+        # A batch of empty texts alone is of one token of padding.
+        longest = max(1, *lengths)
+        return self.tokenizer.pad(features, padding="max_length", max_length=longest, return_tensors="pt")
+
+    def packs(self, lengths: list[int]) -> bool:
+        """Whether to lay texts end to end rather than to pad them: the results are the same."""
+        if not self.takes_packed or sum(lengths) == 0:
+            return False
+        config = self.model.config
+        chunk_length = getattr(config, "chunk_length", None)
+        if chunk_length is not None and max(lengths) > chunk_length:
+            return False  # to save memory, the model reads long texts in chunks, and only padded ones
+        return self.device.type != "cpu" or sum(lengths) * config.hidden_size > CPU_NUMBERS * len(lengths)
 
     def to_cells(self, logits: torch.Tensor) -> list[Any]:
         if self.problem == "regression":

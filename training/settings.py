@@ -83,6 +83,20 @@ class RunArguments(TrainingArguments):
     class_weights: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "'balanced' weights each class by the inverse of its frequency."}
     )
+    packing: bool = field(
+        default=False,
+        metadata={
+            "help": "Lay the texts of a batch end to end instead of padding them: the same results, without work on "
+            "padding. For a Wave Network; on a CPU it is slower if a small one reads very short texts."
+        },
+    )
+    sparse_embeddings: bool = field(
+        default=False,
+        metadata={
+            "help": "Update only the rows of the word table that are in the batch: faster steps at small batches on a "
+            "CPU, and another update than AdamW's. See docs/sparse.md."
+        },
+    )
     learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
     num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training rows."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Training texts in a batch, per device."})
