@@ -310,7 +310,8 @@ def sparse_steps_table() -> str:
         if row["kind"] == "step":
             groups[row["device"], row["threads"], not row["flush_denormal"], row["steps_before"]].append(row)
     lines = [
-        "| device | threads | denormals | steps before | dense, ms | sparse, ms | dense / sparse | denormal moments | date |",
+        "| device | threads | denormals | steps before | dense, ms | sparse, ms | dense / sparse | denormal moments "
+        "| date |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for (device, threads, kept, before), rows in sorted(groups.items()):
@@ -319,10 +320,8 @@ def sparse_steps_table() -> str:
             middle, low, high = (median(row[name][cut] for row in rows) for cut in ("median", "p20", "p80"))
             cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
         share = mean(row["denormal_share"]["dense"] for row in rows)
-        lines.append(
-            f"| {device} | {threads} | {'kept' if kept else 'flushed'} | {before:,} | {' | '.join(cells)} | {share:.1%} "
-            f"| {max(row['date'] for row in rows)} |"
-        )
+        how = f"{device} | {threads} | {'kept' if kept else 'flushed'} | {before:,}"
+        lines.append(f"| {how} | {' | '.join(cells)} | {share:.1%} | {max(row['date'] for row in rows)} |")
     return "\n".join(lines)
 
 

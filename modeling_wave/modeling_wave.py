@@ -33,7 +33,7 @@ logger = logging.get_logger(__name__)
 
 # Distinct rows of a table are projected once, and the products looked up, from this width on and if there are at most
 # so many rows for each token; else gathering costs more than it saves (docs/benchmarks.md).
-SHARED_WIDTH, SHARED_ROWS = 256, 0.6
+SHARED_WIDTH, SHARED_ROWS = 128, 0.65
 
 
 @dataclass

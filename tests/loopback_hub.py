@@ -139,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
                     headers["X-Error-Code"] = error.code
                 self.answer_json({"error": str(error)}, error.status, headers)
 
-    do_GET = do_HEAD = do_POST = do_PUT = handle_request  # noqa: N815 (names that the standard library looks for)
+    do_GET = do_HEAD = do_POST = do_PUT = handle_request  # names that the standard library looks for
 
     def log_message(self, *_: object) -> None:
         """Nothing on stderr: `hub.requests` is the log."""
