@@ -177,7 +177,7 @@ def tangent_traced(dx_BLE, x_BLE, mask_BL, cu_seq_lens, operation: str, magnitud
 # --- The blocked form, on a CPU ---------------------------------------------------------------------------------------
 
 # So many numbers are worked on at a time: with what is computed from them they stay in the cache.
-BLOCK = 2**20
+BLOCK = 2**19
 
 
 def forward_blocked(x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
