@@ -41,6 +41,7 @@ test: $(DEV)
 bench: $(DEV)
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/sparse_table.py
+	$(BIN)/python benchmarks/documents.py
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python -m wave_network.analysis.curves
 

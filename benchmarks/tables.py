@@ -256,6 +256,13 @@ def worst_share(mode: str) -> float | None:
     return min(shares) if shares else None
 
 
+def sparse_gain() -> float | None:
+    """Of a first step, with denormal numbers flushed, as `finetune` does."""
+    rows = [row for row in read("sparse_table.jsonl") if row["kind"] == "step" and row["flush_denormal"]]
+    first = min((row["steps_before"] for row in rows), default=0)
+    return median(row["ratio"]["median"] for row in rows if row["steps_before"] == first) if rows else None
+
+
 # What the project set out to reach: what, at least or at most, the bar, how it is read, how it is written.
 BARS: list[tuple[str, str, float, Callable[[], float | None], Callable[[float], str]]] = [
     ("inference, BERT-base / ours", "≥", 30, lambda: headline_ratio("BERT-base", "ours", "inference"), digits),
@@ -276,6 +283,7 @@ BARS: list[tuple[str, str, float, Callable[[], float | None], Callable[[float], 
     ("training step, BERT-base / ours", "≥", 45, lambda: headline_ratio("BERT-base", "ours", "training"), digits),
     ("training step, polar form / ours", "≥", 2, lambda: headline_ratio("polar form", "ours", "training"), digits),
     ("peak memory of a training step, BERT-base / ours", "≥", 7, lambda: memory_ratio("BERT-base", "ours"), digits),
+    ("training step, D 128, 16 x 32, dense / sparse table", "≥", 2.5, sparse_gain, digits),
     ("largest relative error of c, float32", "≤", 5e-7, lambda: worst_error("error_of_c"), "{:.1e}".format),
     ("the same of its gradient, always finite", "≤", 1e-6, lambda: worst_error("error_of_gradient"), "{:.1e}".format),
     ("time per token, length 512 to 32,768, deviation", "≤", 0.1, unevenness, "{:.1%}".format),
@@ -347,6 +355,70 @@ def sparse_accuracy_table() -> str:
     return "\n".join(lines)
 
 
+def int8_accuracy_table() -> str:
+    """Of the same models in float32 and in int8, over the seeds."""
+    groups = defaultdict(list)
+    for row in read("int8.jsonl"):
+        if row["kind"] == "accuracy":
+            groups[row["case"]].append(row)
+    lines = [
+        "| in int8 | accuracy, % | labels changed, of 10,000 | largest change of a logit (largest logit) | file, MB "
+        "| seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case, rows in groups.items():
+        accuracies = [100 * row["accuracy"] for row in rows]
+        spread = f" ± {stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
+        changed = mean(10_000 * row["changed_labels"] / row["rows"]["validation"] for row in rows)
+        logits = [max(row[name] for row in rows) for name in ("largest_logit_difference", "largest_logit")]
+        lines.append(
+            f"| {'nothing' if case == 'float32' else case} | {mean(accuracies):.2f}{spread} | {changed:.1f} "
+            f"| {logits[0]:.3f} ({logits[1]:.1f}) | {rows[0]['file_bytes'] / 1e6:.1f} | {len(rows)} |"
+        )
+    return "\n".join(lines) if groups else f"_{NOT_MEASURED.capitalize()}._"
+
+
+def int8_time_table() -> str:
+    """Of float32 and of int8, as it is and compiled."""
+    rows = [row for row in read("int8.jsonl") if row["kind"] == "time"]
+    if not rows:
+        return f"_{NOT_MEASURED.capitalize()}._"
+    lines = ["| D | in int8 | as it is, ms | ratio | compiled, ms | ratio |", "|---|---|---|---|---|---|"]
+    pairs: dict[tuple[int, str], dict[bool, dict]] = defaultdict(dict)
+    for row in rows:
+        pairs[row["hidden_size"], row["case"]][row["compiled"]] = row
+    for (hidden_size, case), modes in pairs.items():
+        cells = [f"{hidden_size}", case.replace("float32", "nothing")]
+        for compiled in (False, True):
+            times, ratio = modes[compiled]["milliseconds"], modes[compiled]["ratio"]["median"]
+            spread = f"({digits(times['p20'])} to {digits(times['p80'])})"
+            cells += [f"{digits(times['median'])} {spread}", f"{ratio:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    first = rows[0]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    where = f"{first['device']}, {first['threads']} threads, {versions}"
+    lines += ["", f"{where}, commit {first['commit']}, {first['date']}."]
+    return "\n".join(lines)
+
+
+def documents_table() -> str:
+    """The last measurement of benchmarks/documents.py for each length."""
+    rows = {row["length"]: row for row in read("documents.jsonl")}
+    lines = [
+        "| tokens | peak of the process, MiB | above the time before, MiB | microseconds a token | logits against one pass |",
+        "|---|---|---|---|---|",
+    ]
+    for length, row in sorted(rows.items()):
+        peak, before, difference = (
+            row[name] for name in ("peak_resident_mib", "resident_before_mib", "difference_from_one_pass")
+        )
+        lines.append(
+            f"| {length:,} | {peak:,.0f} | {peak - before:,.0f} | {1e6 * row['seconds'] / length:.0f} "
+            f"| {'-' if difference is None else f'{difference:.1e}'} |"
+        )
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "classification": classification_table,
     "choices": choices_table,
@@ -362,8 +434,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "bandwidth": bandwidth_table,
     "sparse_steps": sparse_steps_table,
     "sparse_accuracy": sparse_accuracy_table,
+    "documents": documents_table,
+    "int8_accuracy": int8_accuracy_table,
+    "int8_time": int8_time_table,
 }
-FILES = ("README.md", "docs/choices.md", "docs/benchmarks.md", "docs/sparse.md")
+FILES = ("README.md", "docs/choices.md", "docs/benchmarks.md", "docs/sparse.md", "docs/int8.md")
 PLACE = re.compile(r"<!-- table: (?P<name>.*?) -->.*?<!-- end of table -->", flags=re.DOTALL)
 
 

@@ -212,8 +212,8 @@ class WaveSinusoidalEmbedding(nn.Module):
         self.weight = nn.Buffer(self.compute_table(), persistent=False)
 
     def compute_table(self) -> torch.Tensor:
-        """The table, shape (max_position_embeddings, D)."""
-        return self.compute(torch.arange(self.config.max_position_embeddings))
+        """The table, shape (max_position_embeddings, D), in the dtype that parameters get where it is made."""
+        return self.compute(torch.arange(self.config.max_position_embeddings)).to(torch.get_default_dtype())
 
     def compute(self, position_ids: torch.Tensor) -> torch.Tensor:
         """Sines in the even dimensions, cosines in the odd ones, shape (..., D)."""
@@ -392,7 +392,9 @@ class WavePreTrainedModel(PreTrainedModel):
             ) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model.config.folded:
-            model.fold_()
+            # Quantised tables cannot be folded: `quantization_config` goes before.
+            fold = model.fold_ if getattr(model, "hf_quantizer", None) is None else model.unfold_
+            fold()
         return loaded
 
     def fold_(self):
@@ -420,9 +422,11 @@ class WavePreTrainedModel(PreTrainedModel):
             is_table = is_plain(table, (nn.Embedding, WaveSinusoidalEmbedding)) and not getattr(table, "max_norm", None)
             obstacle = obstacle if is_table else table
         if obstacle is not None:
+            name = next(name for name, module in self.named_modules() if module is obstacle)
+            kind = f"{type(obstacle).__name__} (weight: {type(getattr(obstacle, 'weight', None)).__name__})"
             raise ValueError(
                 "`fold_()` multiplies the embedding tables with the first linear map, both plain and without hooks; "
-                f"in this model a {type(obstacle).__name__} stands there, which it cannot take into the product."
+                f"in this model `{name}` is a {kind}, which it cannot take into the product."
             )
         with torch.no_grad():
             first.folded = WaveFolded(model.embeddings, first.variants)
@@ -630,7 +634,9 @@ class WaveForSequenceClassification(WavePreTrainedModel):
 def is_plain(module: nn.Module, kind: type | tuple[type, ...]) -> bool:
     """Whether a module is what it looks like: not wrapped, not quantised, and without hooks that wait for a call."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
-    return type(module) in kinds and not (module._forward_hooks or module._forward_pre_hooks)
+    if type(module) not in kinds or hasattr(module.weight, "__tensor_flatten__"):  # tensors in a tensor, as of torchao
+        return False
+    return not (module._forward_hooks or module._forward_pre_hooks)
 
 
 def sum_up(summands: list[torch.Tensor]) -> torch.Tensor:
@@ -672,9 +678,20 @@ def to_mask(attention_mask: torch.Tensor | None, shape: tuple[int, ...]) -> torc
     return attention_mask != 0
 
 
+def is_int8(table: Any) -> bool:
+    """Whether a table is in int8 by torchao, with one scale a row. Its own `forward` makes floats of all rows first."""
+    weight = getattr(table, "weight", None)
+    if type(weight).__name__ != "Int8Tensor" or table._forward_hooks or table._forward_pre_hooks:
+        return False
+    return type(table) is nn.Embedding and weight.scale.shape == (weight.shape[0], 1)
+
+
 def look_up(table: Any, ids: torch.Tensor, name: str) -> torch.Tensor:
     """`table(ids)`, with an error that names what is wrong with the ids."""
     try:
+        if is_int8(table):
+            integers, scale = (nn.functional.embedding(ids, part) for part in (table.weight.qdata, table.weight.scale))
+            return (integers * scale).to(table.weight.dtype)
         return table(ids)
     except IndexError as error:
         allowed, lowest, highest = len(table.weight) - 1, int(ids.min()), int(ids.max())

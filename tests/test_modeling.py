@@ -606,3 +606,15 @@ def test_dropout_follows_the_seed_and_stops_in_evaluation():
     assert torch.equal(WaveDropout(1.0)(x), torch.zeros_like(x))
     assert WaveDropout(0.5)(x.bfloat16()).dtype == torch.bfloat16
     assert WaveDropout(0.5)(x[:0]).shape == (0, 5)
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "absolute", "none"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_is_loaded_in_another_dtype(dtype, positions, tmp_path):
+    model = build(position_embedding_type=positions, initializer_range=0.1)
+    model.save_pretrained(tmp_path)
+    loaded = WaveForSequenceClassification.from_pretrained(tmp_path, dtype=dtype)
+    assert {tensor.dtype for tensor in [*loaded.parameters(), *loaded.buffers()]} == {dtype}
+    logits = loaded(IDS).logits
+    assert logits.dtype == dtype
+    torch.testing.assert_close(logits.double(), model.double()(IDS).logits, rtol=0.05, atol=0.05)
