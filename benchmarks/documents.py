@@ -1,8 +1,8 @@
 """Documents of up to a million tokens, read in chunks: peak memory, time and difference from one pass.
 
-`python benchmarks/documents.py` runs the classifier as `WaveConfig()` makes it (random weights, D 768, one layer) on one
-text of each length, in a process of its own, with a `chunk_length` of 4,096. Up to 32,768 tokens the logits are compared
-with those of one pass. Lines are appended to benchmarks/results/documents.jsonl.
+`python benchmarks/documents.py` runs the classifier as `WaveConfig()` makes it (random weights, D 768, one layer) on
+one text of each length, in a process of its own, with a `chunk_length` of 4,096. Up to 32,768 tokens the logits are
+compared with those of one pass. Lines are appended to benchmarks/results/documents.jsonl.
 """
 
 import argparse

@@ -405,7 +405,8 @@ def documents_table() -> str:
     """The last measurement of benchmarks/documents.py for each length."""
     rows = {row["length"]: row for row in read("documents.jsonl")}
     lines = [
-        "| tokens | peak of the process, MiB | above the time before, MiB | microseconds a token | logits against one pass |",
+        "| tokens | peak of the process, MiB | above the time before, MiB | microseconds a token "
+        "| logits against one pass |",
         "|---|---|---|---|---|",
     ]
     for length, row in sorted(rows.items()):
@@ -416,6 +417,16 @@ def documents_table() -> str:
             f"| {length:,} | {peak:,.0f} | {peak - before:,.0f} | {1e6 * row['seconds'] / length:.0f} "
             f"| {'-' if difference is None else f'{difference:.1e}'} |"
         )
+    return "\n".join(lines)
+
+
+def profiles_table() -> str:
+    """The last profile of each case of benchmarks/profiles.py."""
+    cases = {row["case"]: row for row in read("profiles.jsonl")}
+    lines = ["| step | ms in operators (calls) | the largest, ms |", "|---|---|---|"]
+    for case, row in cases.items():
+        largest = ", ".join(f"{each['operator'].split('::')[-1]} {each['ms']:.2f}" for each in row["operators"])
+        lines.append(f"| {case} | {row['step_ms']:.1f} ({row['calls']:,}) | {largest} |")
     return "\n".join(lines)
 
 
@@ -435,6 +446,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sparse_steps": sparse_steps_table,
     "sparse_accuracy": sparse_accuracy_table,
     "documents": documents_table,
+    "profiles": profiles_table,
     "int8_accuracy": int8_accuracy_table,
     "int8_time": int8_time_table,
 }
