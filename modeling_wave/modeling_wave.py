@@ -217,18 +217,15 @@ class WaveSinusoidalEmbedding(nn.Module):
 
     def compute(self, position_ids: torch.Tensor) -> torch.Tensor:
         """Sines in the even dimensions, cosines in the odd ones, shape (..., D)."""
-        # In float64: of the millionth position float32 keeps too few digits for a sine.
-        even = torch.arange(0, self.config.hidden_size, 2, dtype=torch.float64, device=position_ids.device)
+        # In float64, where there is one: of the millionth position float32 keeps too few digits for a sine.
+        wide = torch.float32 if position_ids.device.type == "mps" else torch.float64
+        even = torch.arange(0, self.config.hidden_size, 2, dtype=wide, device=position_ids.device)
         angles = position_ids[..., None] * 10000.0 ** (-even / self.config.hidden_size)
         waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(start_dim=-2)
         return (self.config.position_embedding_scale * waves).float()
 
     def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
-        if torch.compiler.is_compiling():
-            is_beyond = position_ids.shape[-1] > self.weight.shape[0]
-        else:
-            is_beyond = position_ids.numel() > 0 and int(position_ids.max()) >= self.weight.shape[0]
-        if is_beyond:
+        if goes_beyond(position_ids, self.weight.shape[0]):
             return self.compute(position_ids).to(self.weight.dtype)
         return nn.functional.embedding(position_ids, self.weight)
 
@@ -250,10 +247,8 @@ class WaveFolded(nn.Module):
         return [None if source.is_inference() else source._version for source in self.sources]
 
     def covers(self, lookups: list[Lookup]) -> bool:
-        """Whether all ids lie in the tables: sinusoidal positions may go beyond theirs."""
-        if torch.compiler.is_compiling():
-            return all(ids_BL.shape[-1] <= getattr(self, name).shape[0] for name, ids_BL, *_ in lookups[1:])
-        return all(ids_BL.numel() == 0 or int(ids_BL.max()) < len(getattr(self, name)) for name, ids_BL, *_ in lookups)
+        """Whether all ids lie in the tables: sinusoidal positions may go beyond theirs, and wrong ids do."""
+        return not any(goes_beyond(ids_BL, getattr(self, name).shape[0]) for name, ids_BL, *_ in lookups)
 
     def forward(self, lookups: list[Lookup]) -> torch.Tensor:
         return sum_up([nn.functional.embedding(ids_BL, getattr(self, name)) for name, ids_BL, *_ in lookups])
@@ -644,6 +639,14 @@ def sum_up(summands: list[torch.Tensor]) -> torch.Tensor:
     for summand in summands[1:]:
         total = total + summand
     return total
+
+
+def goes_beyond(ids_BL: torch.Tensor, size: int) -> bool:
+    """Whether some id is not below `size`. In a graph, which cannot ask for it, whether as many positions would be."""
+    is_captured = ids_BL.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if torch.compiler.is_compiling() or is_captured:
+        return ids_BL.shape[-1] > size
+    return ids_BL.numel() > 0 and int(ids_BL.max()) >= size
 
 
 def index_texts(cu_seq_lens: torch.Tensor, places_L: torch.Tensor) -> torch.Tensor:
