@@ -46,8 +46,7 @@ def tiny(monkeypatch, corpus, tmp_path):
             code = error.code
         return [json.loads(line) for line in path.read_text().splitlines()], code
 
-    yield run
-    torch.set_flush_denormal(False)
+    return run
 
 
 # --- Cases ------------------------------------------------------------------------------------------------------------
@@ -128,7 +127,7 @@ def test_a_right_case_is_timed_and_a_wrong_one_is_not(tiny, monkeypatch):
     assert code is None
     assert all(line["median_ms"] > 0 for line in lines)
     monkeypatch.setattr(polar, "to_polar", wrong)
-    again, code = tiny()
+    again, code = tiny("--again")
     again = again[len(lines) :]
     assert "polar form, inference" in code
     assert "ParityError" in code

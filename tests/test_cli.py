@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from small_runs import WORDS, finetune_small, write_data
 
 from wave_network.training import cli
@@ -199,7 +198,6 @@ def test_the_example_classifies_texts_with_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     folder = finetune_small(write_data(tmp_path), tmp_path / "run")
-    torch.set_flush_denormal(False)
     capsys.readouterr()
     texts = [" ".join(words) for words in WORDS.values()]
     monkeypatch.setattr(sys, "argv", ["classify.py", str(folder), *texts])

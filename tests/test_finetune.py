@@ -46,13 +46,6 @@ RUN_FILES = {
 SKEW = {"sport": 90, "money": 9, "space": 9}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def denormals():
-    """A run switches denormal numbers off for its process; the tests of other files get them back."""
-    yield
-    torch.set_flush_denormal(False)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "texts"

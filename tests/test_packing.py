@@ -38,13 +38,6 @@ CLOSE = {torch.float32: 1e-6, torch.float64: 1e-12, torch.bfloat16: 0.01}
 POOLINGS, OPERATIONS, MAGNITUDES = ("mean", "cls", "max"), ("modulation", "interference"), ("l2", "rms")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def denormals():
-    """A run switches denormal numbers off for its process; the tests of other files get them back."""
-    yield
-    torch.set_flush_denormal(False)
-
-
 def build(cls: Any = WaveForSequenceClassification, **settings: Any) -> Any:
     torch.manual_seed(0)
     config = {"vocab_size": 40, "hidden_size": 10, "num_labels": 3, "type_vocab_size": 2, "initializer_range": 0.5}

@@ -3,7 +3,7 @@
 import copy
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,13 +19,6 @@ from wave_network.training import finetune
 from wave_network.training.optimizer import LazyAdamW, with_dense_gradients
 
 ROWS, WIDTH, PADDING = 12, 6, 0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def denormals() -> Iterator[None]:
-    """A run switches denormal numbers off for its process; the tests of other files get them back."""
-    yield
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="module")

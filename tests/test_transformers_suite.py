@@ -127,6 +127,7 @@ class WaveModelTester:
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_hidden_layers,
+            hidden_dropout_prob=0.1,  # as in BERT's tests, of which one wants the loss of a single step to be small
             **self.options,
         )
 
