@@ -16,10 +16,7 @@ import copy
 import datetime
 import gc
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import uuid
@@ -29,17 +26,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from tqdm import tqdm
 
 from wave_network.benchmarks import models, parity
 from wave_network.benchmarks.bandwidth import measure_bandwidth
 from wave_network.benchmarks.cases import CONTENDERS, GROUPS, OURS, SLOW, Case, Setting, select
+from wave_network.benchmarks.machine import ROOT, describe_machine, read_commit
 from wave_network.benchmarks.memory import measure_apart
 from wave_network.benchmarks.texts import Corpus, load_corpus
 from wave_network.benchmarks.timing import choose_calls, pair, summarise, time_in_rounds, warm_up
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "bench.jsonl"
 
 # A text's result does not depend on the others of its batch, so the first texts are enough for a check.
@@ -87,42 +83,6 @@ def make_line(**known: Any) -> dict:
     if unknown:
         raise KeyError(f"A line has no field {sorted(unknown)}; it has {sorted(LINE)}.")
     return LINE | known
-
-
-# --- The machine ------------------------------------------------------------------------------------------------------
-
-
-def describe_machine(device: str) -> dict:
-    if device == "cuda":
-        name = f"cuda ({torch.cuda.get_device_name()})"
-    else:
-        name = f"cpu ({read_processor()}, {os.cpu_count()} cores)"
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "torch": str(torch.__version__),
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def read_processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def read_commit() -> str:
-    """The commit, with "-dirty" if a file of code is not as it was committed; "unknown" without git."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    commit = git("rev-parse", "--short", "HEAD")
-    return (commit + ("-dirty" if git("status", "--porcelain", "--", "*.py") else "")) or "unknown"
 
 
 def is_done(lines: Sequence[dict], group: str, machine: dict, commit: str) -> bool:

@@ -1,7 +1,7 @@
 """What the paper leaves open, compared by validation accuracy on AG News: `python benchmarks/choices.py`.
 
-Positions, their scale, the initial scale of the table and of the maps, pooling, dropout. Each case differs from the
-base in what its name says. Runs are appended to benchmarks/results/choices.jsonl as they end, and those that are there
+Positions, their scale, the initial scale of the table and of the maps, pooling, dropout and what it falls on. Each case
+differs from the base in what its name says. Runs are appended to benchmarks/results/choices.jsonl as they end, and those that are there
 already are not run again, so the command can be stopped and repeated. The test set is not read.
 """
 
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup, set_seed
 
 from wave_network import WaveConfig, WaveForSequenceClassification, load_wave_tokenizer
+from wave_network.modeling_wave.modeling_wave import Lookup
 
 RESULTS = Path(__file__).parent / "results" / "choices.jsonl"
 TRAIN_ROWS, VALIDATION_ROWS, BATCH, LEARNING_RATE, MAX_LENGTH = 20_000, 10_000, 64, 1e-3, 128
@@ -52,6 +53,11 @@ CASES = {
     "dropout 0": {"hidden_dropout_prob": 0.0},
     "dropout 0.3": {"hidden_dropout_prob": 0.3},
     "dropout 0.5": {"hidden_dropout_prob": 0.5},
+    # On the embeddings: by distinct row of the batch, as the model does, by token, or not at all. The runs of "dropout"
+    # above are of a model that did it by token.
+    "dropout 0.5, rows": {"hidden_dropout_prob": 0.5, "embedding_dropout": "rows"},
+    "dropout 0.5, tokens": {"hidden_dropout_prob": 0.5, "embedding_dropout": "tokens"},
+    "dropout 0.5, not on embeddings": {"hidden_dropout_prob": 0.5, "embedding_dropout": "none"},
     "interference": {"wave_operation": "interference"},
     "interference, maps 0.02": {"wave_operation": "interference", "maps": 0.02},
     "interference, table 0.1": {"wave_operation": "interference", "table": 0.1},
@@ -73,7 +79,12 @@ def read_rows(data: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def build_model(case: dict) -> WaveForSequenceClassification:
     case = dict(case)
     table, maps, _ = case.pop("table"), case.pop("maps"), case.pop("epochs")
+    embedding_dropout = case.pop("embedding_dropout", "rows")
     model = WaveForSequenceClassification(WaveConfig(num_labels=4, **case))
+    if embedding_dropout == "tokens":
+        model.wave.embeddings.find_distinct = lambda name, table, ids: Lookup(name, ids)
+    elif embedding_dropout == "none":
+        model.wave.embeddings.dropout.p = 0.0
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.Embedding):

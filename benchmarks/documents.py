@@ -2,24 +2,23 @@
 
 `python benchmarks/documents.py` runs the classifier as `WaveConfig()` makes it (random weights, D 768, one layer) on
 one text of each length, in a process of its own, with a `chunk_length` of 4,096. Up to 32,768 tokens the logits are
-compared with those of one pass. Lines are appended to benchmarks/results/documents.jsonl.
+compared with those of one pass. Lines are appended to benchmarks/results/documents.jsonl; what is there already for
+this commit and day is not measured again.
 """
 
 import argparse
-import datetime
 import json
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
-import transformers
 from tqdm import tqdm
 
 from wave_network import WaveConfig, WaveForSequenceClassification
-from wave_network.benchmarks.memory import read_resident
+from wave_network.benchmarks.machine import describe_machine, describe_run
+from wave_network.benchmarks.memory import read_resident, reset_peak
 from wave_network.benchmarks.texts import load_corpus
 
 RESULTS = Path(__file__).parent / "results" / "documents.jsonl"
@@ -36,7 +35,7 @@ def measure(length: int, data: Path) -> dict:
     model = WaveForSequenceClassification(config).eval()
     with torch.inference_mode():
         model(ids[:, : CHUNK + 1])  # the libraries and the buffers of a chunk are there from now on
-        Path("/proc/self/clear_refs").write_text("5")
+        reset_peak("cpu")
         before, start = read_resident("VmRSS"), time.perf_counter()
         logits = model(ids).logits
         seconds, peak = time.perf_counter() - start, read_resident("VmHWM")
@@ -65,16 +64,11 @@ def main() -> None:
         torch.set_flush_denormal(True)
         print(json.dumps(measure(arguments.only, arguments.data)))
         return
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    where = {
-        "device": f"cpu ({platform.processor() or platform.machine()})",
-        "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "commit": commit.stdout.strip(),
-        "date": datetime.date.today().isoformat(),
-        "seed": 0,
-    }
+    known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    where = {"seed": 0, **describe_machine(), **describe_run()}
     for length in tqdm(arguments.lengths, desc="documents", unit="length"):
+        if any({"length": length, **where}.items() <= line.items() for line in known):
+            continue
         command = [sys.executable, __file__, "--only", str(length), "--data", str(arguments.data)]
         found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
         with RESULTS.open("a") as file:

@@ -27,7 +27,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from wave_network import WaveConfig, WaveForSequenceClassification, load_wave_tokenizer
 from wave_network.benchmarks.choices import BATCH, LEARNING_RATE, read_rows, to_batches
-from wave_network.benchmarks.sparse_table import describe_machine, describe_run, find_data
+from wave_network.benchmarks.machine import describe_machine, describe_run
+from wave_network.benchmarks.sparse_table import describe_processes, find_data
 from wave_network.benchmarks.timing import choose_calls, pair, summarise, time_in_rounds, warm_up
 from wave_network.training.int8 import int8_config
 
@@ -179,7 +180,7 @@ def list_measurements(
     data: Path, seeds: int, threads: int, quick: bool
 ) -> Iterator[tuple[dict, Callable[[], list[dict]]]]:
     """What names a measurement, and what measures it."""
-    machine = describe_machine(threads)
+    machine = describe_processes(threads)
     for seed in range(seeds):
         known = {"kind": "accuracy", "seed": seed, **machine}
         yield known, lambda seed=seed: measure_accuracy(data, seed, quick)
@@ -214,9 +215,9 @@ def main() -> None:
     for known, measure in tqdm(chosen, desc="measurements"):
         if any(known.items() <= line.items() for line in lines):
             continue
-        found = [{**known, **result, **describe_run()} for result in measure()]
+        versions = describe_machine()["versions"] | {"torchao": version("torchao")}
+        found = [{**known, **result, "versions": versions, **describe_run()} for result in measure()]
         for line in found:
-            line["versions"] |= {"torchao": version("torchao")}
             tqdm.write(report(line))
         if not arguments.quick:
             with arguments.results.open("a", encoding="utf-8") as file:

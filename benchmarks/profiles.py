@@ -1,7 +1,8 @@
 """Where the time goes in the steps whose bar was missed: `python benchmarks/profiles.py`.
 
 One line for each case in benchmarks/results/profiles.jsonl: the operators of a step by the time they take themselves,
-from torch.profiler, in one thread, where the times of the operators add up to that of the step.
+from torch.profiler, in one thread, where the times of the operators add up to that of the step. What is there already
+for this commit and day is not measured again.
 """
 
 import argparse
@@ -14,8 +15,8 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from wave_network.benchmarks import sparse_table
-from wave_network.benchmarks.bench import describe_machine
 from wave_network.benchmarks.cases import CONTENDERS, Setting
+from wave_network.benchmarks.machine import describe_machine, describe_run
 from wave_network.benchmarks.models import build, make_step, prepare
 from wave_network.benchmarks.texts import load_corpus
 
@@ -74,8 +75,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
+    known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    where = describe_machine() | describe_run()
     for name in tqdm(arguments.only, desc="profiles"):
-        line = {"case": name, **measure(CASES[name], arguments.data), **describe_machine("cpu")}
+        if any({"case": name, **where}.items() <= line.items() for line in known):
+            continue
+        line = {"case": name, **measure(CASES[name], arguments.data), "seed": 0, **where}
         with RESULTS.open("a") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -15,13 +15,11 @@ measured again, so the command can be stopped and repeated. Nothing else should 
 
 import argparse
 import csv
-import datetime
 import gzip
 import itertools
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,7 +27,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -37,6 +34,7 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from wave_network import WaveConfig, WaveForSequenceClassification, load_wave_tokenizer
+from wave_network.benchmarks.machine import describe_machine, describe_run, read_processor
 from wave_network.training.optimizer import LazyAdamW, with_dense_gradients
 
 RESULTS = Path(__file__).parent / "results" / "sparse_table.jsonl"
@@ -189,35 +187,24 @@ def measure_accuracy(data: Path, settings: list[str], seed: int, threads: int) -
         "validation_accuracy_by_epoch": [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry],
         "seconds": metrics["duration_seconds"],
         "rows": metrics["data"]["rows"],
-        "settings": metrics["settings"],
+        # The place of the vocabulary is of this machine alone.
+        "settings": metrics["settings"] | {"tokenizer": vocabulary.name},
     }
 
 
 # ---- What is to be measured, and what is known already
 
 
-def describe_machine(threads: int) -> dict:
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        processor = models[0].partition(":")[2].strip() if models else processor
-    return {"device": f"cpu ({processor})", "threads": threads}
-
-
-def describe_run() -> dict:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "versions": {"torch": torch.__version__, "transformers": version("transformers")},
-        "commit": commit.stdout.strip(),
-        "date": datetime.date.today().isoformat(),
-    }
+def describe_processes(threads: int) -> dict:
+    """Where the processes that measure will run."""
+    return {"device": f"cpu ({read_processor()})", "threads": threads}
 
 
 def list_steps(data: Path, seeds: int, threads: int) -> Iterator[tuple[dict, Callable[[], list[dict]]]]:
     """What names a measurement, and what measures it."""
     spawn = multiprocessing.get_context("spawn")
     for seed, flush in itertools.product(range(seeds), (True, False)):
-        known = {"kind": "step", "flush_denormal": flush, "seed": seed, **describe_machine(threads)}
+        known = {"kind": "step", "flush_denormal": flush, "seed": seed, **describe_processes(threads)}
 
         def measure(flush: bool = flush, seed: int = seed) -> list[dict]:
             with ProcessPoolExecutor(1, mp_context=spawn) as pool:
@@ -244,7 +231,7 @@ def list_accuracies(
     words = list(itertools.chain.from_iterable((f"--{name}", str(value)) for name, value in fixed.items()))
     for seed, sparse in itertools.product(range(seeds), (False, True)):
         known = {"kind": "accuracy", "sparse_embeddings": sparse, "batch": batch, "learning_rate": learning_rate}
-        known |= {"seed": seed, **describe_machine(threads)}
+        known |= {"seed": seed, **describe_processes(threads)}
         settings = [*words, "--sparse_embeddings"] if sparse else words
 
         def measure(settings: list[str] = settings, seed: int = seed) -> list[dict]:
@@ -277,7 +264,7 @@ def main() -> None:
         if any(known.items() <= {name: line.get(name) for name in known}.items() for line in lines):
             continue
         for result in measure():
-            line = {**known, **result, **describe_run()}
+            line = {**known, **result, "versions": describe_machine()["versions"], **describe_run()}
             with arguments.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             tqdm.write(report(line))
