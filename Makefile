@@ -37,11 +37,13 @@ test: $(DEV)
 	$(BIN)/python tests/fetch_transformers_tests.py
 	$(BIN)/python -m pytest
 
-# Goes on where it was stopped; nothing is measured twice at one commit.
+# Goes on where it was stopped; nothing is measured twice at one commit. What trains models is measured by commands of
+# its own: classification.py, choices.py, int8.py and sparse_table.py --accuracy.
 bench: $(DEV)
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/sparse_table.py
 	$(BIN)/python benchmarks/documents.py
+	$(BIN)/python benchmarks/profiles.py
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python -m wave_network.analysis.curves
 

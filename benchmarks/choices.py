@@ -1,8 +1,8 @@
 """What the paper leaves open, compared by validation accuracy on AG News: `python benchmarks/choices.py`.
 
 Positions, their scale, the initial scale of the table and of the maps, pooling, dropout and what it falls on. Each case
-differs from the base in what its name says. Runs are appended to benchmarks/results/choices.jsonl as they end, and those that are there
-already are not run again, so the command can be stopped and repeated. The test set is not read.
+differs from the base in what its name says. Runs are appended to benchmarks/results/choices.jsonl as they end, and
+those that are there already are not run again, so the command can be stopped and repeated. The test set is not read.
 """
 
 import argparse

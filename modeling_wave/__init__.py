@@ -1,4 +1,4 @@
-"""The model room: the mathematics (`ops_wave`) and the PyTorch model built on it (`modeling_wave`)."""
+"""The model room: the mathematics (`ops_wave`), the same fast (`fused_wave`), and the model (`modeling_wave`)."""
 
 from .modeling_wave import WaveForSequenceClassification, WaveModel, WavePreTrainedModel
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The wave-network maintainers. Licensed under the Apache License, Version 2.0.
-"""The operations of ops_wave.py, fast: the same names, arguments and results, with a backward written by hand.
+"""`context_norm` and `superpose` of ops_wave.py, fast: the same arguments and results, with a backward written by hand.
 
 Everything here is one idea, the sum of the *other* tokens of a text, `others(x)_j = sum_{m != j} x_m`:
 
@@ -19,13 +19,13 @@ Three forms, chosen by where the tensor lies (`superpose`, at the end):
 Shapes as in ops_wave.py; "texts" are the rows of a padded batch or the stretches of a packed one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 
-from .ops_wave import safe_sqrt
+from .ops_wave import index_texts, safe_sqrt
 
 try:
     from .triton_wave import context_backward, context_forward, superpose_backward, superpose_forward
@@ -46,8 +46,7 @@ class Texts:
         self.text_L = None
         if cu_seq_lens is not None:
             self.lengths_N = cu_seq_lens.diff()
-            places_L = torch.arange(self.length, device=x_BLE.device)
-            self.text_L = torch.bucketize(places_L, cu_seq_lens[1:], right=True)
+            self.text_L = index_texts(cu_seq_lens, self.length)
 
     def sum(self, x_BLE: torch.Tensor) -> torch.Tensor:
         """The sum over each text, in a shape that broadcasts to its tokens."""
@@ -224,7 +223,7 @@ def pieces(x_BLE: torch.Tensor) -> list[slice]:
 
 
 def widen_piece(x_BLE: torch.Tensor, texts: Texts, piece: slice) -> torch.Tensor:
-    """`widen` by a product, which is ten times as fast: what is not finite at padding stays so, and is found hard."""
+    """`widen` by a product, which is much faster: what is not finite at padding stays so, and `measure` finds it."""
     x_BLE = x_BLE[:, piece].to(torch.promote_types(x_BLE.dtype, torch.float32))
     return x_BLE if texts.mask_BL1 is None else x_BLE * texts.mask_BL1[:, piece]
 
@@ -351,23 +350,14 @@ def serves(device: torch.device) -> bool:
     return device.type in ("cpu", "meta") or (device.type == "cuda" and HAS_TRITON)
 
 
-def forward_by_device(x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
-    # A subclass of Tensor (fake, sharded) gets plain operations, whatever device it names.
+def choose_form(x_BLE: torch.Tensor, blocked: Callable, triton: Callable, traced: Callable) -> Callable:
+    """By where the tensor lies. A subclass of Tensor (fake, sharded) gets plain operations, whatever its device."""
     if type(x_BLE) in (torch.Tensor, torch.nn.Parameter):
         if x_BLE.device.type == "cpu":
-            return forward_blocked(x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
+            return blocked
         if x_BLE.device.type == "cuda" and HAS_TRITON:
-            return forward_triton(x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
-    return forward_traced(x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
-
-
-def backward_by_device(grad_BLE, x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
-    if type(x_BLE) in (torch.Tensor, torch.nn.Parameter):
-        if x_BLE.device.type == "cpu":
-            return backward_blocked(grad_BLE, x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
-        if x_BLE.device.type == "cuda" and HAS_TRITON:
-            return backward_triton(grad_BLE, x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
-    return backward_traced(grad_BLE, x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
+            return triton
+    return traced
 
 
 class TracedOperation(torch.autograd.Function):
@@ -389,9 +379,12 @@ class TracedOperation(torch.autograd.Function):
 
 
 class Operation(torch.autograd.Function):
+    """What runs without a compiler."""
+
     @staticmethod
     def forward(x_BLE, mask_BL, cu_seq_lens, operation, magnitude):
-        return forward_by_device(x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
+        forward = choose_form(x_BLE, forward_blocked, forward_triton, forward_traced)
+        return forward(x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -419,7 +412,8 @@ class Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(grad_BLE, x_BLE, mask_BL, cu_seq_lens, operation, magnitude):
-        return backward_by_device(grad_BLE, x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
+        backward = choose_form(x_BLE, backward_blocked, backward_triton, backward_traced)
+        return backward(grad_BLE, x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -448,7 +442,10 @@ def context_norm(
     magnitude: str = "l2",
     cu_seq_lens: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The norm of the rest of the text, `c_BLD`: see `ops_wave.context_norm`. Here any finite `w` is exact."""
+    """
+    The norm of the rest of the text, `c_BLD` (paper, fig. 4), shape (B, L, D): arguments and result as in
+    `ops_wave.context_norm`. On a CPU, without a compiler, it is exact for every finite `w`.
+    """
     return apply(w_BLD, mask_BL, cu_seq_lens, "context", magnitude)
 
 
@@ -459,5 +456,8 @@ def superpose(
     magnitude: str = "l2",
     cu_seq_lens: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Two real variants of each token, superposed as waves, `concat(re, im)`: see `ops_wave.superpose`."""
+    """
+    Two real variants of each token, (B, L, 2D), superposed as waves, `concat(re, im)` of the same shape (paper, eq. 4,
+    6 and 7): arguments and result as in `ops_wave.superpose`.
+    """
     return apply(variants_BLE, mask_BL, cu_seq_lens, operation, magnitude)

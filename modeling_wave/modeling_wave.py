@@ -27,7 +27,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ..configuration.configuration_wave import PLAIN_CARD, WaveConfig
 from .fused_wave import serves
 from .fused_wave import superpose as fused_superpose
-from .ops_wave import Summary, amplitude, merge, summarise, superpose, superpose_chunk
+from .ops_wave import Summary, amplitude, index_texts, merge, summarise, superpose, superpose_chunk
 
 logger = logging.get_logger(__name__)
 
@@ -104,7 +104,7 @@ class Lookup(NamedTuple):
 class WaveDropout(nn.Dropout):
     """`nn.Dropout`, with 16 random bits for each element in place of a call of the generator.
 
-    On a CPU dropping takes longer otherwise than a whole wave operation. Each element is kept with probability
+    On a CPU the calls would take longer than the wave operation itself. Each element is kept with probability
     `round((1 - p) 2^16) / 2^16` and divided by it.
     """
 
@@ -183,7 +183,7 @@ class WaveEmbeddings(nn.Module):
             return None
         places_L = torch.arange(tokens.shape[1], device=tokens.device)
         if tokens.cu_seq_lens is not None:
-            positions_BL = (places_L - tokens.cu_seq_lens[index_texts(tokens.cu_seq_lens, places_L)])[None]
+            positions_BL = (places_L - tokens.cu_seq_lens[index_texts(tokens.cu_seq_lens, tokens.shape[1])])[None]
         elif tokens.mask_BL is not None:
             positions_BL = (tokens.mask_BL.long().cumsum(dim=1) - 1).clamp(min=0)
         else:
@@ -396,7 +396,7 @@ class WavePreTrainedModel(PreTrainedModel):
         """
         Precomputes the product of the embedding tables with the first layer's map, for inference: a token's projection
         is `(E W + b)[id] + (P W)[position]`, so half of a single-layer model's matrix products become look-ups. The
-        results are the same, up to rounding. It takes memory for twice the embedding tables.
+        results are the same, up to rounding. It takes memory for twice the embedding tables more.
 
         The weights stay. A checkpoint holds them and says `folded` in its config, so that loading it folds again.
         `train()` unfolds.
@@ -405,8 +405,8 @@ class WavePreTrainedModel(PreTrainedModel):
             The model itself.
 
         Raises:
-            ValueError: Something stands between the tables and the first layer that cannot be taken into the product;
-                the message names it.
+            ValueError: The model is in training mode, or something stands between the tables and the first layer that
+                cannot be taken into the product; the message names it.
         """
         model = self.base_model
         first, tables = model.layers[0].mixing, model.embeddings.tables()
@@ -641,20 +641,20 @@ def sum_up(summands: list[torch.Tensor]) -> torch.Tensor:
     return total
 
 
+def is_in_graph(x: torch.Tensor) -> bool:
+    """Whether what happens here is compiled or captured, so that nothing may depend on the values of a tensor."""
+    return torch.compiler.is_compiling() or (x.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+
+
 def goes_beyond(ids_BL: torch.Tensor, size: int) -> bool:
     """Whether some id is not below `size`. In a graph, which cannot ask for it, whether as many positions would be."""
-    is_captured = ids_BL.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    if torch.compiler.is_compiling() or is_captured:
+    if is_in_graph(ids_BL):
         return ids_BL.shape[-1] > size
     return ids_BL.numel() > 0 and int(ids_BL.max()) >= size
 
 
-def index_texts(cu_seq_lens: torch.Tensor, places_L: torch.Tensor) -> torch.Tensor:
-    """The number of the packed text in which each place lies."""
-    return torch.bucketize(places_L, cu_seq_lens[1:], right=True)
-
-
 def check_offsets(cu_seq_lens: torch.Tensor, shape: tuple[int, ...], attention_mask: torch.Tensor | None) -> None:
+    """ValueError if the offsets do not fit the tokens, of this shape (batch size, length)."""
     must = "`cu_seq_lens` must hold the offsets of packed texts, integers that rise from 0 to the length"
     if attention_mask is not None:
         raise ValueError("Give `attention_mask` or `cu_seq_lens`, got both: packed texts have no padding.")
@@ -662,7 +662,7 @@ def check_offsets(cu_seq_lens: torch.Tensor, shape: tuple[int, ...], attention_m
         raise ValueError(f"Packed texts stand in one row: with `cu_seq_lens` the batch size must be 1, got {shape[0]}.")
     if cu_seq_lens.dim() != 1 or len(cu_seq_lens) < 2 or cu_seq_lens.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"{must} {shape[1]}; got the shape {tuple(cu_seq_lens.shape)} and {cu_seq_lens.dtype}.")
-    if not torch.compiler.is_compiling() and cu_seq_lens.device.type == "cpu":
+    if not is_in_graph(cu_seq_lens):
         offsets = cu_seq_lens.tolist()
         if offsets[0] != 0 or offsets[-1] != shape[1] or offsets != sorted(offsets):
             shown = ", ".join(map(str, offsets if len(offsets) <= 8 else [*offsets[:4], "...", *offsets[-3:]]))
@@ -741,7 +741,7 @@ def pool(chunks: Iterable[tuple[torch.Tensor, torch.Tensor | None]], pooling: st
 def pool_packed(hidden_states: torch.Tensor, cu_seq_lens: torch.Tensor, pooling: str) -> torch.Tensor:
     """`pool` for N packed texts, hidden states of shape (1, L, D) to (N, D)."""
     lengths_N, hidden_LD = cu_seq_lens.diff(), hidden_states[0]
-    text_L = index_texts(cu_seq_lens, torch.arange(hidden_LD.shape[0], device=hidden_LD.device))
+    text_L = index_texts(cu_seq_lens, hidden_LD.shape[0])
     shape = (lengths_N.shape[0], hidden_LD.shape[1])
     if pooling == "mean":
         wide = torch.promote_types(hidden_LD.dtype, torch.float32)

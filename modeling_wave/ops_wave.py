@@ -110,6 +110,11 @@ def safe_sqrt(x: torch.Tensor) -> torch.Tensor:
     return x.masked_fill(is_zero, 1).sqrt().masked_fill(is_zero, 0)
 
 
+def index_texts(cu_seq_lens: torch.Tensor, length: int) -> torch.Tensor:
+    """The number of the packed text, 0 ... N - 1, in which each of so many places lies, shape (L,)."""
+    return torch.bucketize(torch.arange(length, device=cu_seq_lens.device), cu_seq_lens[1:], right=True)
+
+
 OPERATIONS = {"interference": interference, "modulation": modulation}
 
 

@@ -1,5 +1,7 @@
 """fused_wave.py against ops_wave.py: outputs and every gradient, on the inputs that hurt, in each of its forms."""
 
+import inspect
+
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
@@ -134,6 +136,11 @@ def test_blocked_equals_readable(dtype, kind, layout, magnitude, operation, monk
 def test_traced_equals_readable(dtype, kind, layout, operation):
     for shape in ((3, 63, 10), (2, 1, 4), (2, 2, 6)):
         compare(Traced, dtype, kind, shape, layout, operation, "rms")
+
+
+@pytest.mark.parametrize("name", ["context_norm", "superpose"])
+def test_the_arguments_are_those_of_the_readable_form(name):
+    assert inspect.signature(getattr(fused_wave, name)) == inspect.signature(getattr(ops_wave, name))
 
 
 @settings(max_examples=60, deadline=None)

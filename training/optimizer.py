@@ -48,7 +48,7 @@ class LazyAdamW(torch.optim.AdamW):
         self._step_supports_amp_scaling = False
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override] # torch overloads it
         """One step; returns what `closure` returns, which computes the gradients anew if there is one."""
         loss = None
         if closure is not None:

@@ -42,11 +42,10 @@ class PredictArguments:
 # So many rows are read, sorted by length into batches, and written before the next ones are read.
 CHUNK = 4096
 
-# On a CPU a batch of more tokens leaves the caches, and a token of it costs up to twice as much.
+# On a CPU a batch of more tokens leaves the caches.
 CPU_TOKENS = 4096
-# Packed texts are read there by groups of one length, at a fixed cost for each group, which is more than their padding
-# costs, sorted by length, if a text has so few numbers (tokens times hidden size): packed, 9 tokens of 64 took 1.1
-# times as long, but 50 of them half as long.
+# Packed texts are read there by groups of one length, at a fixed cost for each group. It is more than their padding
+# costs, sorted by length, if a text has so few numbers (tokens times hidden size).
 CPU_NUMBERS = 1000
 
 

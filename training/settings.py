@@ -87,7 +87,7 @@ class RunArguments(TrainingArguments):
         default=False,
         metadata={
             "help": "Lay the texts of a batch end to end instead of padding them: the same results, without work on "
-            "padding. For a Wave Network; on a CPU it is slower if a small one reads very short texts."
+            "padding. For a Wave Network; on a CPU a small one may be slower with it on very short texts."
         },
     )
     sparse_embeddings: bool = field(
