@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup, set_seed
 
 from wave_network import WaveConfig, WaveForSequenceClassification, load_wave_tokenizer
-from wave_network.modeling_wave.modeling_wave import Lookup
+from wave_network.modeling_wave.embeddings_wave import Lookup
 
 RESULTS = Path(__file__).parent / "results" / "choices.jsonl"
 TRAIN_ROWS, VALIDATION_ROWS, BATCH, LEARNING_RATE, MAX_LENGTH = 20_000, 10_000, 64, 1e-3, 128

@@ -24,12 +24,18 @@ HUB_FILES = (
     "modeling_wave/ops_wave.py",
     "modeling_wave/triton_wave.py",
     "modeling_wave/fused_wave.py",
+    "modeling_wave/pooling_wave.py",
+    "modeling_wave/embeddings_wave.py",
     "modeling_wave/modeling_wave.py",
 )
 AUTO_MAP = {
     "AutoConfig": "configuration_wave.WaveConfig",
     "AutoModel": "modeling_wave.WaveModel",
+    "AutoModelForMaskedLM": "modeling_wave.WaveForMaskedLM",
+    "AutoModelForMultipleChoice": "modeling_wave.WaveForMultipleChoice",
+    "AutoModelForQuestionAnswering": "modeling_wave.WaveForQuestionAnswering",
     "AutoModelForSequenceClassification": "modeling_wave.WaveForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_wave.WaveForTokenClassification",
 }
 
 # The card of a checkpoint that no run of `wave-network finetune` wrote one for.
@@ -74,6 +80,10 @@ class WaveConfig(PreTrainedConfig):
         loses all context under interference, where it is `w + w'`.
     intermediate_size (`int`, *optional*):
         Width of a feed-forward block after the wave layer. `None`: no such block, as in the paper.
+    conv_kernel_size (`int`, *optional*):
+        Width of a depthwise convolution over neighbouring tokens before the first layer, an odd number of at least 3:
+        how the model sees the order of the words, which language modelling, tagging and question answering need.
+        `None`: none, as in the paper.
     position_embedding_type (`str`, *optional*, defaults to `"sinusoidal"`):
         `"sinusoidal"` (fixed, scaled by `position_embedding_scale`), `"absolute"` (learned) or `"none"`. The wave
         layer itself does not see the order of the tokens.
@@ -85,15 +95,16 @@ class WaveConfig(PreTrainedConfig):
     type_vocab_size (`int`, *optional*, defaults to 0):
         Number of segment embeddings. 0: none, and `token_type_ids` are accepted and not used.
     hidden_act (`str`, *optional*, defaults to `"gelu"`):
-        Activation of the feed-forward block; used only with an `intermediate_size`.
+        Activation of the feed-forward block, which is there only with an `intermediate_size`, and of the head of
+        [`WaveForMaskedLM`].
     hidden_dropout_prob (`float`, *optional*, defaults to 0.5):
         Dropout on what each layer adds to its input (paper, eq. 8) and on the embeddings: there, on a CPU, on each
         distinct row of a table that a batch uses, so that a word loses the same dimensions wherever it stands; under
         torch.compile and on other devices on each token.
     classifier_dropout (`float`, *optional*):
-        Dropout before the classifier. `None`: `hidden_dropout_prob`.
+        Dropout before a classifier. `None`: `hidden_dropout_prob`.
     classifier_pooling (`str`, *optional*, defaults to `"mean"`):
-        How the classifier reads the text: `"mean"` or `"max"` over its tokens, or `"cls"`, its first token.
+        How a classifier of whole texts reads them: `"mean"` or `"max"` over its tokens, or `"cls"`, its first token.
     initializer_range (`float`, *optional*, defaults to 0.02):
         Standard deviation of the embedding tables and of the linear maps at the start.
     layer_norm_eps (`float`, *optional*, defaults to 1e-08):
@@ -131,6 +142,7 @@ class WaveConfig(PreTrainedConfig):
     restore: Literal["linear", "real", "magnitude"] = "linear"
     intermediate_size: int | None = None
     hidden_act: str = "gelu"
+    conv_kernel_size: int | None = None
     position_embedding_type: Literal["sinusoidal", "absolute", "none"] = "sinusoidal"
     position_embedding_scale: float | int = 0.02
     max_position_embeddings: int = 512
@@ -170,6 +182,9 @@ class WaveConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}` must be an integer of at least {least}, got {value}.")
+        width = self.conv_kernel_size
+        if width is not None and (width < 3 or width % 2 == 0):
+            raise ValueError(f"`conv_kernel_size` must be None or an odd integer of at least 3, got {width}.")
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(
                 f"`pad_token_id` must be None or an id below `vocab_size` ({self.vocab_size}), got {self.pad_token_id}."

@@ -1,15 +1,16 @@
 # Copyright 2026 The wave-network maintainers. Licensed under the Apache License, Version 2.0.
 """PyTorch Wave Network model: embeddings -> wave layers -> WaveModel -> heads.
 
-Source: *Wave Network: An Ultra-Small Language Model* (arXiv 2411.02674), section 4; the mathematics is in ops_wave.py.
-Shapes: B texts, L tokens, D `hidden_size`; `mask_BL` is True at tokens and False at padding.
+Source: *Wave Network: An Ultra-Small Language Model* (arXiv 2411.02674), section 4; the mathematics is in ops_wave.py,
+what stands before the first layer in embeddings_wave.py.
+Shapes: B texts, L tokens, D `hidden_size`, C choices; `mask_BL` is True at tokens and False at padding.
 """
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,216 +19,40 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_wave import PLAIN_CARD, WaveConfig
+from .embeddings_wave import (
+    Lookup,
+    WaveConvolution,
+    WaveDropout,
+    WaveEmbeddings,
+    WaveSinusoidalEmbedding,
+    WaveTokens,
+    goes_beyond,
+    sum_up,
+)
 from .fused_wave import serves
 from .fused_wave import superpose as fused_superpose
-from .ops_wave import Summary, amplitude, index_texts, merge, summarise, superpose, superpose_chunk
+from .ops_wave import Summary, amplitude, merge, summarise, superpose, superpose_chunk
+from .pooling_wave import pool, pool_packed, unpack
 
 logger = logging.get_logger(__name__)
 
 # Distinct rows of a table are projected once, and the products looked up, from this width on and if there are at most
 # so many rows for each token; else gathering costs more than it saves (docs/benchmarks.md).
 SHARED_WIDTH, SHARED_ROWS = 128, 0.65
-
-
-@dataclass
-class WaveTokens:
-    """The tokens of some texts: padded, (B, L) with a mask, or packed, (1, L) with the N + 1 offsets between them."""
-
-    input_ids: torch.Tensor | None
-    mask_BL: torch.Tensor | None
-    token_type_ids: torch.Tensor | None
-    position_ids: torch.Tensor | None
-    inputs_embeds: torch.Tensor | None
-    cu_seq_lens: torch.Tensor | None
-
-    @classmethod
-    def check(
-        cls,
-        input_ids=None,
-        attention_mask=None,
-        token_type_ids=None,
-        position_ids=None,
-        inputs_embeds=None,
-        cu_seq_lens=None,
-    ) -> "WaveTokens":
-        """From the arguments of a model. ValueError, naming the argument, if they do not go together."""
-        if (input_ids is None) == (inputs_embeds is None):
-            given = "neither" if input_ids is None else "both"
-            raise ValueError(f"Give exactly one of `input_ids` and `inputs_embeds`, got {given}.")
-        shape = tuple(input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1])
-        if len(shape) != 2 or shape[1] == 0:
-            raise ValueError(
-                "`input_ids` must have the shape (batch size, length) and `inputs_embeds` (batch size, length, "
-                f"hidden size), with a length of at least 1; got a batch of shape {shape}."
-            )
-        mask_BL = to_mask(attention_mask, shape)
-        if cu_seq_lens is not None:
-            check_offsets(cu_seq_lens, shape, attention_mask)
-        return cls(input_ids, mask_BL, token_type_ids, position_ids, inputs_embeds, cu_seq_lens)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        rows, length = (self.input_ids if self.inputs_embeds is None else self.inputs_embeds).shape[:2]
-        return rows, length
-
-    @property
-    def device(self) -> torch.device:
-        return (self.input_ids if self.inputs_embeds is None else self.inputs_embeds).device
-
-    def chunks(self, length: int) -> Iterator["WaveTokens"]:
-        """So many tokens of each text at a time."""
-        for start in range(0, self.shape[1], length):
-            stop = start + length
-            parts = {
-                name: value if value is None or value.shape[1] == 1 else value[:, start:stop]
-                for name, value in vars(self).items()
-            }
-            yield WaveTokens(**parts)
-
-
-class Lookup(NamedTuple):
-    """A summand of the embeddings: `table(ids)`. Where each distinct row is read once, also as `rows[index]`."""
-
-    name: str
-    ids_BL: torch.Tensor
-    rows_RD: torch.Tensor | None = None
-    index_BL: torch.Tensor | None = None
-
-
-class WaveDropout(nn.Dropout):
-    """`nn.Dropout`, with 16 random bits for each element in place of a call of the generator.
-
-    On a CPU the calls would take longer than the wave operation itself. Each element is kept with probability
-    `round((1 - p) 2^16) / 2^16` and divided by it.
-    """
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        kept = round((1 - self.p) * 2**16)
-        is_plain_cpu = type(hidden_states) is torch.Tensor and hidden_states.device.type == "cpu"
-        if not self.training or torch.compiler.is_compiling() or not is_plain_cpu or not 0 < kept < 2**16:
-            return super().forward(hidden_states)
-        count = hidden_states.numel()
-        bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        is_kept = (bits[:count] < kept - 2**15).view(hidden_states.shape)
-        return (hidden_states * is_kept).mul_(2**16 / kept)
-
-
-class WaveEmbeddings(nn.Module):
-    """Word + position + segment embedding, a plain sum: nothing nonlinear stands before the first wave layer."""
-
-    def __init__(self, config: WaveConfig):
-        super().__init__()
-        self.config = config
-        self.word_embeddings: nn.Module = nn.Embedding(
-            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
-        )
-        self.position_embeddings: nn.Module
-        if config.position_embedding_type == "absolute":
-            self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        elif config.position_embedding_type == "sinusoidal":
-            self.position_embeddings = WaveSinusoidalEmbedding(config)
-        if config.type_vocab_size > 0:
-            self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.dropout = WaveDropout(config.hidden_dropout_prob)
-
-    def tables(self) -> dict[str, Any]:
-        """The tables whose rows are added, by the name of the ids that choose them."""
-        tables: dict[str, Any] = {"input_ids": self.word_embeddings}
-        if self.config.position_embedding_type != "none":
-            tables["position_ids"] = self.position_embeddings
-        if self.config.type_vocab_size > 0:
-            tables["token_type_ids"] = self.token_type_embeddings
-        return tables
-
-    def forward(self, tokens: WaveTokens) -> tuple[torch.Tensor, list[Lookup] | None]:
-        """The sum, shape (B, L, D), and what it is a sum of; None in place of that if `inputs_embeds` are given."""
-        ids = {
-            "input_ids": tokens.input_ids,
-            "position_ids": self.count_positions(tokens) if tokens.position_ids is None else tokens.position_ids,
-            "token_type_ids": tokens.token_type_ids,
-        }
-        if tokens.token_type_ids is None:
-            ids["token_type_ids"] = torch.zeros((1, 1), dtype=torch.long, device=tokens.device)
-        summands = [] if tokens.inputs_embeds is None else [self.dropout(tokens.inputs_embeds)]
-        lookups = []
-        for name, table in self.tables().items():
-            if ids[name] is not None:
-                lookup = self.find_distinct(name, table, ids[name])
-                if lookup.rows_RD is None:
-                    summands.append(self.dropout(look_up(table, lookup.ids_BL, name)))
-                else:
-                    summands.append(nn.functional.embedding(lookup.index_BL, lookup.rows_RD))
-                lookups.append(lookup)
-        return sum_up(summands), lookups if tokens.inputs_embeds is None else None
-
-    def find_distinct(self, name: str, table: nn.Module, ids_BL: torch.Tensor) -> Lookup:
-        """Each distinct row once, with dropout, where that can be had: how many there are depends on the data."""
-        if torch.compiler.is_compiling() or type(ids_BL) is not torch.Tensor or ids_BL.device.type != "cpu":
-            return Lookup(name, ids_BL)
-        try:
-            distinct_R, index_BL = ids_BL.unique(return_inverse=True)
-        except RuntimeError:  # under torch.func.vmap
-            return Lookup(name, ids_BL)
-        return Lookup(name, ids_BL, self.dropout(look_up(table, distinct_R, name)), index_BL)
-
-    def count_positions(self, tokens: WaveTokens) -> torch.Tensor | None:
-        """Positions count tokens, not padding: a text has the same ones wherever the padding stands."""
-        if self.config.position_embedding_type == "none":
-            return None
-        places_L = torch.arange(tokens.shape[1], device=tokens.device)
-        if tokens.cu_seq_lens is not None:
-            positions_BL = (places_L - tokens.cu_seq_lens[index_texts(tokens.cu_seq_lens, tokens.shape[1])])[None]
-        elif tokens.mask_BL is not None:
-            positions_BL = (tokens.mask_BL.long().cumsum(dim=1) - 1).clamp(min=0)
-        else:
-            positions_BL = places_L[None]
-        allowed = self.config.max_position_embeddings
-        if self.config.position_embedding_type == "absolute" and tokens.shape[1] > allowed:
-            longest = int(positions_BL.max()) + 1
-            if longest > allowed:
-                raise ValueError(
-                    f"A text of {longest} tokens is longer than `max_position_embeddings` ({allowed}) allows. Truncate "
-                    "it (`tokenizer(text, truncation=True)`), or use a model with `position_embedding_type` "
-                    "'sinusoidal' or 'none'."
-                )
-        return positions_BL
-
-
-class WaveSinusoidalEmbedding(nn.Module):
-    """Fixed positions of *Attention Is All You Need* (arXiv 1706.03762), section 3.5, times a scale.
-
-    There is a table for the first `max_position_embeddings`; positions beyond it are computed when they come.
-    """
-
-    def __init__(self, config: WaveConfig):
-        super().__init__()
-        self.config = config
-        self.weight = nn.Buffer(self.compute_table(), persistent=False)
-
-    def compute_table(self) -> torch.Tensor:
-        """The table, shape (max_position_embeddings, D), in the dtype that parameters get where it is made."""
-        return self.compute(torch.arange(self.config.max_position_embeddings)).to(torch.get_default_dtype())
-
-    def compute(self, position_ids: torch.Tensor) -> torch.Tensor:
-        """Sines in the even dimensions, cosines in the odd ones, shape (..., D)."""
-        # In float64, where there is one: of the millionth position float32 keeps too few digits for a sine.
-        wide = torch.float32 if position_ids.device.type == "mps" else torch.float64
-        even = torch.arange(0, self.config.hidden_size, 2, dtype=wide, device=position_ids.device)
-        angles = position_ids[..., None] * 10000.0 ** (-even / self.config.hidden_size)
-        waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(start_dim=-2)
-        return (self.config.position_embedding_scale * waves).float()
-
-    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
-        if goes_beyond(position_ids, self.weight.shape[0]):
-            return self.compute(position_ids).to(self.weight.dtype)
-        return nn.functional.embedding(position_ids, self.weight)
 
 
 class WaveFolded(nn.Module):
@@ -374,6 +199,8 @@ class WavePreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, WaveSinusoidalEmbedding):
             init.copy_(module.weight, module.compute_table())
+        elif isinstance(module, WaveConvolution):
+            init.normal_(module.weight, std=module.weight.shape[-1] ** -0.5)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any):
@@ -416,12 +243,13 @@ class WavePreTrainedModel(PreTrainedModel):
         for table in tables.values():
             is_table = is_plain(table, (nn.Embedding, WaveSinusoidalEmbedding)) and not getattr(table, "max_norm", None)
             obstacle = obstacle if is_table else table
+        obstacle = obstacle or model.embeddings.convolution
         if obstacle is not None:
             name = next(name for name, module in self.named_modules() if module is obstacle)
             kind = f"{type(obstacle).__name__} (weight: {type(getattr(obstacle, 'weight', None)).__name__})"
             raise ValueError(
-                "`fold_()` multiplies the embedding tables with the first linear map, both plain and without hooks; "
-                f"in this model `{name}` is a {kind}, which it cannot take into the product."
+                "`fold_()` multiplies the embedding tables with the first linear map, plain ones without hooks, with "
+                f"nothing between; in this model `{name}` is a {kind}, which it cannot take into the product."
             )
         with torch.no_grad():
             first.folded = WaveFolded(model.embeddings, first.variants)
@@ -536,21 +364,25 @@ class WaveModel(WavePreTrainedModel):
         summaries: list[Summary] = []
         for layer in self.layers:
             summary = None
-            for chunk in tokens.chunks(self.config.chunk_length):
-                variants_BLE = layer.mixing.project(*self.run_layers(chunk, summaries))
-                part = summarise(variants_BLE, chunk.mask_BL)
+            for hidden_states, mask_BL, lookups in self.run_layers(tokens, summaries):
+                part = summarise(layer.mixing.project(hidden_states, lookups), mask_BL)
                 summary = part if summary is None else merge(summary, part)
             summaries.append(summary)
-        for chunk in tokens.chunks(self.config.chunk_length):
-            yield self.run_layers(chunk, summaries)[0], chunk.mask_BL
+        for hidden_states, mask_BL, _ in self.run_layers(tokens, summaries):
+            yield hidden_states, mask_BL
 
-    def run_layers(self, chunk: WaveTokens, summaries: list[Summary]) -> tuple[torch.Tensor, list[Lookup] | None]:
-        """A chunk through as many layers as there are summaries; and its look-ups while there are none."""
-        hidden_states, lookups = self.embeddings(chunk)
-        for layer, summary in zip(self.layers, summaries, strict=False):
-            hidden_states = layer(hidden_states, chunk.mask_BL, None, lookups, summary)
-            lookups = None
-        return hidden_states, lookups
+    def run_layers(
+        self, tokens: WaveTokens, summaries: list[Summary]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, list[Lookup] | None]]:
+        """Chunk by chunk through as many layers as there are summaries: hidden states, mask, look-ups if no layer."""
+        for chunk, own in tokens.chunks(self.config.chunk_length, self.embeddings.reach):
+            hidden_states, lookups = self.embeddings(chunk)
+            mask_BL = None if chunk.mask_BL is None else chunk.mask_BL[:, own]
+            hidden_states = hidden_states[:, own]
+            for layer, summary in zip(self.layers, summaries, strict=False):
+                hidden_states = layer(hidden_states, mask_BL, None, lookups, summary)
+                lookups = None
+            yield hidden_states, mask_BL, lookups
 
 
 @auto_docstring(custom_intro="A Wave Network with a linear classifier (or regressor) on the pooled tokens.")
@@ -563,8 +395,7 @@ class WaveForSequenceClassification(WavePreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.wave = WaveModel(config)
-        dropout = config.classifier_dropout if config.classifier_dropout is not None else config.hidden_dropout_prob
-        self.dropout = WaveDropout(dropout)
+        self.dropout = WaveDropout(get_classifier_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
@@ -616,14 +447,295 @@ class WaveForSequenceClassification(WavePreTrainedModel):
 
         loss = None
         if labels is not None:
-            try:
-                loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-            except IndexError as error:
-                raise IndexError(
-                    f"`labels` must lie in 0 ... {self.num_labels - 1} (`config.num_labels` is {self.num_labels}), "
-                    f"got {int(labels.min())} ... {int(labels.max())}."
-                ) from error
+            loss = compute_loss(
+                lambda: self.loss_function(labels=labels, pooled_logits=logits, config=self.config), labels, logits
+            )
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=recorded)
+
+
+@auto_docstring(custom_intro="A Wave Network with a language-modelling head: which token stands at each place.")
+class WaveForMaskedLM(WavePreTrainedModel):
+    _tied_weights_keys = {"decoder.weight": "wave.embeddings.word_embeddings.weight"}
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: WaveConfig):
+        super().__init__(config)
+        warn_without_order(type(self), config)
+        self.wave = WaveModel(config)
+        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Module):
+        self.decoder = new_embeddings
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        cu_seq_lens: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | MaskedLMOutput:
+        r"""
+        labels (`torch.LongTensor` of shape `(batch_size, length)`, *optional*):
+            The token at each place, below `config.vocab_size`, or -100 where none is asked for. The loss is the mean
+            cross-entropy over the others, and 0 if there are none.
+        cu_seq_lens (`torch.LongTensor` of shape `(number of texts + 1,)`, *optional*):
+            For packed texts, as in [`WaveModel`]. Logits and labels are packed like the tokens.
+        """
+        count = kwargs.pop("num_items_in_batch", None)
+        outputs: BaseModelOutput = self.wave(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            cu_seq_lens,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.decoder(self.norm(self.activation(self.transform(outputs.last_hidden_state))))
+        loss = None
+        if labels is not None:
+            loss = compute_loss(
+                lambda: self.loss_function(
+                    logits, labels, self.config.vocab_size, num_items_in_batch=at_least_one(labels, count)
+                ),
+                labels,
+                logits,
+            )
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+@auto_docstring(custom_intro="A Wave Network with a linear classifier on each token.")
+class WaveForTokenClassification(WavePreTrainedModel):
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: WaveConfig):
+        super().__init__(config)
+        warn_without_order(type(self), config)
+        self.num_labels = config.num_labels
+        self.wave = WaveModel(config)
+        self.dropout = WaveDropout(get_classifier_dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        cu_seq_lens: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | TokenClassifierOutput:
+        r"""
+        labels (`torch.LongTensor` of shape `(batch_size, length)`, *optional*):
+            The class of each token, below `config.num_labels`, or -100 where it has none. The loss is the mean
+            cross-entropy over the others, and 0 if there are none.
+        cu_seq_lens (`torch.LongTensor` of shape `(number of texts + 1,)`, *optional*):
+            For packed texts, as in [`WaveModel`]. Logits and labels are packed like the tokens.
+        """
+        count = kwargs.pop("num_items_in_batch", None)
+        outputs: BaseModelOutput = self.wave(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            cu_seq_lens,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None
+        if labels is not None:
+            loss = compute_loss(
+                lambda: self.loss_function(logits, labels, self.config, num_items_in_batch=at_least_one(labels, count)),
+                labels,
+                logits,
+            )
+        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+@auto_docstring(custom_intro="A Wave Network that finds the answer to a question in a text: where it begins and ends.")
+class WaveForQuestionAnswering(WavePreTrainedModel):
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: WaveConfig):
+        super().__init__(config)
+        warn_without_order(type(self), config)
+        self.wave = WaveModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        start_positions: torch.LongTensor | None = None,
+        end_positions: torch.LongTensor | None = None,
+        cu_seq_lens: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | QuestionAnsweringModelOutput:
+        r"""
+        start_positions (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            The first token of the answer in each text. One beyond the text, or at padding, takes no part in the loss.
+        end_positions (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            The last token of the answer.
+        cu_seq_lens (`torch.LongTensor` of shape `(number of texts + 1,)`, *optional*):
+            For packed texts, as in [`WaveModel`]. Logits and positions are those of the same texts padded on the
+            right. At padding the logits are the lowest number of their dtype.
+        """
+        outputs: BaseModelOutput = self.wave(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            cu_seq_lens,
+            return_dict=True,
+            **kwargs,
+        )
+        logits_BL2 = self.qa_outputs(outputs.last_hidden_state)
+        lowest = torch.finfo(logits_BL2.dtype).min
+        if cu_seq_lens is not None:
+            logits_BL2 = unpack(logits_BL2, cu_seq_lens, lowest)
+        elif attention_mask is not None:
+            logits_BL2 = logits_BL2.masked_fill(attention_mask[..., None] == 0, lowest)
+        start_BL, end_BL = logits_BL2.unbind(dim=-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (compute_place_loss(start_BL, start_positions) + compute_place_loss(end_BL, end_positions)) / 2
+        return QuestionAnsweringModelOutput(
+            loss=loss, start_logits=start_BL, end_logits=end_BL, hidden_states=outputs.hidden_states
+        )
+
+
+@auto_docstring(custom_intro="A Wave Network that gives each of several texts, the choices, a score.")
+class WaveForMultipleChoice(WavePreTrainedModel):
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: WaveConfig):
+        super().__init__(config)
+        self.wave = WaveModel(config)
+        self.dropout = WaveDropout(get_classifier_dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | MultipleChoiceModelOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(batch_size, num_choices, length)`):
+            The tokens of each choice; the other inputs have one more axis in the same place.
+        token_type_ids (`torch.LongTensor` of shape `(batch_size, num_choices, length)`, *optional*):
+            Segments.
+        position_ids (`torch.LongTensor` of shape `(batch_size, num_choices, length)`, *optional*):
+            Positions.
+        inputs_embeds (`torch.FloatTensor` of shape `(batch_size, num_choices, length, hidden_size)`, *optional*):
+            In place of `input_ids`.
+        labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            The right choice of each row (cross-entropy).
+        """
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        given = input_ids if input_ids is not None else inputs_embeds
+        axes = 3 if input_ids is not None else 4
+        if given is None or given.dim() != axes:
+            raise ValueError(
+                "`input_ids` must have the shape (batch size, choices, length), or `inputs_embeds` one axis more, got "
+                f"{None if given is None else tuple(given.shape)}."
+            )
+        rows, choices = given.shape[:2]
+        flat = {name: None if value is None else value.flatten(end_dim=1) for name, value in inputs.items()}
+        outputs: BaseModelOutput = self.wave(**flat, return_dict=True, **kwargs)
+        mask_BL = None if attention_mask is None else flat["attention_mask"] != 0
+        pooled_BD = pool([(outputs.last_hidden_state, mask_BL)], self.config.classifier_pooling)
+        logits = self.classifier(self.dropout(pooled_BD)).view(rows, choices)
+        loss = None
+        if labels is not None:
+            loss = compute_loss(lambda: nn.functional.cross_entropy(widen(logits), labels), labels, logits)
+        return MultipleChoiceModelOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+def get_classifier_dropout(config: WaveConfig) -> float:
+    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+
+
+def warn_without_order(head: type, config: WaveConfig) -> None:
+    if config.conv_kernel_size is None and config.position_embedding_type == "none":
+        logger.warning_once(
+            f"{head.__name__} asks something about each token, and this model does not see the order of its tokens: "
+            "`conv_kernel_size` is None and `position_embedding_type` is 'none'. Set `conv_kernel_size`, to 3 or 5."
+        )
+
+
+def compute_loss(loss: Callable[[], torch.Tensor], labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """The loss, with an error that says what is wrong with the labels."""
+    try:
+        return loss()
+    except IndexError as error:
+        allowed, given = logits.shape[-1], labels[labels != -100]
+        raise IndexError(
+            f"`labels` must lie in 0 ... {allowed - 1}, as there are {allowed} logits, "
+            f"got {int(given.min())} ... {int(given.max())}."
+        ) from error
+
+
+def at_least_one(labels: torch.Tensor, count: torch.Tensor | int | None) -> torch.Tensor:
+    """Over how many labels a mean goes: all of the accumulated steps, if Trainer has counted them, or those here."""
+    return (labels.ne(-100).sum() if count is None else torch.as_tensor(count)).clamp(min=1)
+
+
+def widen(logits: torch.Tensor) -> torch.Tensor:
+    """At least float32, for a loss."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def compute_place_loss(logits_BL: torch.Tensor, places_B: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over the texts of which the place is one of their tokens, and 0 if there are none."""
+    places_B = places_B.reshape(-1)
+    inside_B = (places_B >= 0) & (places_B < logits_BL.shape[1])
+    chosen_B = logits_BL.gather(1, places_B.where(inside_B, 0)[:, None])[:, 0]
+    inside_B = inside_B & (chosen_B > torch.finfo(logits_BL.dtype).min)
+    targets_B = places_B.where(inside_B, -100)
+    total = nn.functional.cross_entropy(widen(logits_BL), targets_B, reduction="sum")
+    return total / inside_B.sum().clamp(min=1)
 
 
 def is_plain(module: nn.Module, kind: type | tuple[type, ...]) -> bool:
@@ -634,125 +746,12 @@ def is_plain(module: nn.Module, kind: type | tuple[type, ...]) -> bool:
     return not (module._forward_hooks or module._forward_pre_hooks)
 
 
-def sum_up(summands: list[torch.Tensor]) -> torch.Tensor:
-    total = summands[0]
-    for summand in summands[1:]:
-        total = total + summand
-    return total
-
-
-def is_in_graph(x: torch.Tensor) -> bool:
-    """Whether what happens here is compiled or captured, so that nothing may depend on the values of a tensor."""
-    return torch.compiler.is_compiling() or (x.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
-
-
-def goes_beyond(ids_BL: torch.Tensor, size: int) -> bool:
-    """Whether some id is not below `size`. In a graph, which cannot ask for it, whether as many positions would be."""
-    if is_in_graph(ids_BL):
-        return ids_BL.shape[-1] > size
-    return ids_BL.numel() > 0 and int(ids_BL.max()) >= size
-
-
-def check_offsets(cu_seq_lens: torch.Tensor, shape: tuple[int, ...], attention_mask: torch.Tensor | None) -> None:
-    """ValueError if the offsets do not fit the tokens, of this shape (batch size, length)."""
-    must = "`cu_seq_lens` must hold the offsets of packed texts, integers that rise from 0 to the length"
-    if attention_mask is not None:
-        raise ValueError("Give `attention_mask` or `cu_seq_lens`, got both: packed texts have no padding.")
-    if shape[0] != 1:
-        raise ValueError(f"Packed texts stand in one row: with `cu_seq_lens` the batch size must be 1, got {shape[0]}.")
-    if cu_seq_lens.dim() != 1 or len(cu_seq_lens) < 2 or cu_seq_lens.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"{must} {shape[1]}; got the shape {tuple(cu_seq_lens.shape)} and {cu_seq_lens.dtype}.")
-    if not is_in_graph(cu_seq_lens):
-        offsets = cu_seq_lens.tolist()
-        if offsets[0] != 0 or offsets[-1] != shape[1] or offsets != sorted(offsets):
-            shown = ", ".join(map(str, offsets if len(offsets) <= 8 else [*offsets[:4], "...", *offsets[-3:]]))
-            raise ValueError(f"{must} {shape[1]}; got {shown}.")
-
-
-def to_mask(attention_mask: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor | None:
-    """A bool, int or float mask of 1 and 0 as bool, of the shape (B, L) of the tokens. None stays None: no padding."""
-    if attention_mask is None:
-        return None
-    if tuple(attention_mask.shape) != shape:
-        raise ValueError(
-            f"`attention_mask` must have the shape {shape} of the tokens, (batch size, length), "
-            f"got {tuple(attention_mask.shape)}."
-        )
-    return attention_mask != 0
-
-
-def is_int8(table: Any) -> bool:
-    """Whether a table is in int8 by torchao, with one scale a row. Its own `forward` makes floats of all rows first."""
-    weight = getattr(table, "weight", None)
-    if type(weight).__name__ != "Int8Tensor" or table._forward_hooks or table._forward_pre_hooks:
-        return False
-    return type(table) is nn.Embedding and weight.scale.shape == (weight.shape[0], 1)
-
-
-def look_up(table: Any, ids: torch.Tensor, name: str) -> torch.Tensor:
-    """`table(ids)`, with an error that names what is wrong with the ids."""
-    try:
-        if is_int8(table):
-            integers, scale = (nn.functional.embedding(ids, part) for part in (table.weight.qdata, table.weight.scale))
-            return (integers * scale).to(table.weight.dtype)
-        return table(ids)
-    except IndexError as error:
-        allowed, lowest, highest = len(table.weight) - 1, int(ids.min()), int(ids.max())
-        raise IndexError(f"`{name}` must lie in 0 ... {allowed}, got {lowest} ... {highest}.") from error
-
-
-def pool(chunks: Iterable[tuple[torch.Tensor, torch.Tensor | None]], pooling: str) -> torch.Tensor:
-    """
-    One vector for each text, shape (B, D), from its tokens alone. A text without tokens is the zero vector.
-
-    Args:
-        chunks: Hidden states (B, L, D) and mask (B, L) or None, of the whole text or of one chunk after the other.
-        pooling: "mean", "max" or "cls", the first token.
-    """
-    pooled_BD = tokens_B1 = None
-    for hidden_states, mask_BL in chunks:
-        if mask_BL is None:
-            mask_BL = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
-        count_B1 = mask_BL.sum(dim=1, keepdim=True)
-        if pooling == "mean":
-            wide = torch.promote_types(hidden_states.dtype, torch.float32)
-            part_BD = hidden_states.masked_fill(~mask_BL[..., None], 0).sum(dim=1, dtype=wide)
-        elif pooling == "max":
-            lowest = torch.finfo(hidden_states.dtype).min
-            part_BD = hidden_states.masked_fill(~mask_BL[..., None], lowest).amax(dim=1)
-        else:
-            first_B = mask_BL.int().argmax(dim=1)
-            part_BD = hidden_states[torch.arange(first_B.shape[0], device=first_B.device), first_B]
-        if pooled_BD is None:
-            pooled_BD, tokens_B1 = part_BD, count_B1
-            continue
-        if pooling == "mean":
-            pooled_BD = pooled_BD + part_BD
-        elif pooling == "max":
-            pooled_BD = torch.maximum(pooled_BD, part_BD)
-        else:
-            pooled_BD = torch.where(tokens_B1 > 0, pooled_BD, part_BD)
-        tokens_B1 = tokens_B1 + count_B1
-    if pooling == "mean":
-        return (pooled_BD / tokens_B1.clamp(min=1)).to(hidden_states.dtype)
-    return pooled_BD.masked_fill(tokens_B1 == 0, 0)
-
-
-def pool_packed(hidden_states: torch.Tensor, cu_seq_lens: torch.Tensor, pooling: str) -> torch.Tensor:
-    """`pool` for N packed texts, hidden states of shape (1, L, D) to (N, D)."""
-    lengths_N, hidden_LD = cu_seq_lens.diff(), hidden_states[0]
-    text_L = index_texts(cu_seq_lens, hidden_LD.shape[0])
-    shape = (lengths_N.shape[0], hidden_LD.shape[1])
-    if pooling == "mean":
-        wide = torch.promote_types(hidden_LD.dtype, torch.float32)
-        total_ND = torch.zeros(shape, dtype=wide, device=hidden_LD.device).index_add(0, text_L, hidden_LD.to(wide))
-        return (total_ND / lengths_N.clamp(min=1)[:, None]).to(hidden_LD.dtype)
-    if pooling == "max":
-        lowest_ND = hidden_LD.new_full(shape, torch.finfo(hidden_LD.dtype).min)
-        pooled_ND = lowest_ND.scatter_reduce(0, text_L[:, None].expand_as(hidden_LD), hidden_LD, "amax")
-    else:
-        pooled_ND = hidden_LD[cu_seq_lens[:-1].clamp(max=hidden_LD.shape[0] - 1)]
-    return pooled_ND.masked_fill((lengths_N == 0)[:, None], 0)
-
-
-__all__ = ["WaveForSequenceClassification", "WaveModel", "WavePreTrainedModel"]
+__all__ = [
+    "WaveForMaskedLM",
+    "WaveForMultipleChoice",
+    "WaveForQuestionAnswering",
+    "WaveForSequenceClassification",
+    "WaveForTokenClassification",
+    "WaveModel",
+    "WavePreTrainedModel",
+]

@@ -11,7 +11,11 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BertTokenizer,
 )
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
@@ -30,10 +34,14 @@ MAY_IMPORT = {
     "modeling_wave.ops_wave": set(),
     "modeling_wave.triton_wave": set(),
     "modeling_wave.fused_wave": {"modeling_wave.ops_wave", "modeling_wave.triton_wave"},
+    "modeling_wave.pooling_wave": {"modeling_wave.ops_wave"},
+    "modeling_wave.embeddings_wave": {"configuration.configuration_wave", "modeling_wave.ops_wave"},
     "modeling_wave.modeling_wave": {
         "configuration.configuration_wave",
         "modeling_wave.ops_wave",
         "modeling_wave.fused_wave",
+        "modeling_wave.pooling_wave",
+        "modeling_wave.embeddings_wave",
     },
     "modeling_wave": {"modeling_wave.modeling_wave"},
     "tokenization.tokenization_wave": set(),
@@ -93,8 +101,10 @@ def test_state_dict_keys_are_what_checkpoints_hold():
 def test_optional_parts_add_these_keys():
     plain = {"vocab_size": 20, "hidden_size": 8, "position_embedding_type": "none"}
     full = plain | {"position_embedding_type": "absolute", "type_vocab_size": 2, "intermediate_size": 12}
+    full |= {"conv_kernel_size": 3}
     keys, more = (set(WaveModel(WaveConfig(**settings)).state_dict()) for settings in (plain, full))
     assert more - keys == {
+        "embeddings.convolution.weight",
         "embeddings.position_embeddings.weight",
         "embeddings.token_type_embeddings.weight",
         "layers.0.feed_forward.up.weight",
@@ -107,10 +117,29 @@ def test_optional_parts_add_these_keys():
     assert keys < more
 
 
+def test_heads_add_these_keys():
+    config = WaveConfig(vocab_size=20, hidden_size=8)
+    body = {f"wave.{name}" for name in WaveModel(config).state_dict()}
+    added = {
+        wave_network.WaveForMaskedLM: {"transform.weight", "transform.bias", "norm.weight", "norm.bias"}
+        | {"decoder.weight", "decoder.bias"},
+        wave_network.WaveForMultipleChoice: {"classifier.weight", "classifier.bias"},
+        wave_network.WaveForQuestionAnswering: {"qa_outputs.weight", "qa_outputs.bias"},
+        wave_network.WaveForTokenClassification: {"classifier.weight", "classifier.bias"},
+    }
+    for cls, names in added.items():
+        assert set(cls(config).state_dict()) - body == names
+        assert body <= set(cls(config).state_dict())
+
+
 def test_public_names():
     assert wave_network.__all__ == [
         "WaveConfig",
+        "WaveForMaskedLM",
+        "WaveForMultipleChoice",
+        "WaveForQuestionAnswering",
         "WaveForSequenceClassification",
+        "WaveForTokenClassification",
         "WaveModel",
         "WavePreTrainedModel",
         "load_wave_tokenizer",
@@ -127,10 +156,12 @@ def test_a_checkpoint_holds_exactly_these_files(tmp_path):
         "README.md",
         "config.json",
         "configuration_wave.py",
+        "embeddings_wave.py",
         "fused_wave.py",
         "model.safetensors",
         "modeling_wave.py",
         "ops_wave.py",
+        "pooling_wave.py",
         "triton_wave.py",
     ]
 
@@ -139,7 +170,16 @@ def test_importing_the_package_registers_the_auto_classes():
     config = AutoConfig.for_model("wave", vocab_size=20, hidden_size=8)
     assert type(config) is WaveConfig
     assert type(AutoModel.from_config(config)) is WaveModel
-    assert type(AutoModelForSequenceClassification.from_config(config)) is WaveForSequenceClassification
+    for auto_class in (
+        AutoModelForMaskedLM,
+        AutoModelForMultipleChoice,
+        AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    ):
+        name = auto_class.__name__.replace("AutoModel", "Wave")
+        assert type(auto_class.from_config(config)) is getattr(wave_network, name)
+        assert config.auto_map[auto_class.__name__] == f"modeling_wave.{name}"
     assert TOKENIZER_MAPPING[WaveConfig] is BertTokenizer
 
 

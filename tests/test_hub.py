@@ -25,9 +25,27 @@ TEXTS = [
 AUTO_MAP = {
     "AutoConfig": "configuration_wave.WaveConfig",
     "AutoModel": "modeling_wave.WaveModel",
-    "AutoModelForSequenceClassification": "modeling_wave.WaveForSequenceClassification",
+    **{
+        f"AutoModel{task}": f"modeling_wave.Wave{task}"
+        for task in (
+            "ForMaskedLM",
+            "ForMultipleChoice",
+            "ForQuestionAnswering",
+            "ForSequenceClassification",
+            "ForTokenClassification",
+        )
+    },
 }
-CODE = {"configuration_wave.py", "fused_wave.py", "ops_wave.py", "triton_wave.py", "modeling_wave.py"}
+HEADS = sorted(set(AUTO_MAP) - {"AutoConfig", "AutoModel", "AutoModelForSequenceClassification"})
+CODE = {
+    "configuration_wave.py",
+    "embeddings_wave.py",
+    "fused_wave.py",
+    "ops_wave.py",
+    "pooling_wave.py",
+    "triton_wave.py",
+    "modeling_wave.py",
+}
 OWN_CARD = "# A card that someone wrote\n"
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 MODEL = {"config.json", "model.safetensors"} | CODE
@@ -58,6 +76,18 @@ def compute_bits(model: Any, tokenizer: Any) -> list[str]:
     return [value.hex() for value in output.double().flatten().tolist()]
 
 
+def compute_head_bits(model: Any, tokenizer: Any) -> list[str]:
+    """The same of any head; the texts are the choices of one question where it takes choices."""
+    import torch
+
+    inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    if "Choice" in type(model).__name__:
+        inputs = {name: value[None] for name, value in inputs.items()}
+    with torch.no_grad():
+        outputs = model(**inputs).to_tuple()
+    return [value.hex() for output in outputs for value in output.double().flatten().tolist()]
+
+
 def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
@@ -78,7 +108,39 @@ def publish(folder: str) -> dict[str, Any]:
     models[5].push_to_hub("tester/sharded", max_shard_size="5KB")
     tokenizer.push_to_hub("tester/sharded")
     models[0].config.save_pretrained(f"{folder}/config", push_to_hub=True, repo_id="tester/config")
-    return {"bits": bits, "base": compute_bits(models[0].wave, tokenizer)}
+    return {
+        "bits": bits,
+        "base": compute_bits(models[0].wave, tokenizer),
+        "heads": publish_heads(models[0].config, tokenizer),
+    }
+
+
+def publish_heads(config: Any, tokenizer: Any) -> dict[str, list[str]]:
+    """The other heads, each with a convolution, in a repository of its own, under the name of its Auto class."""
+    import copy
+
+    import transformers
+
+    bits = {}
+    for name in HEADS:
+        own = copy.deepcopy(config)
+        own.conv_kernel_size = 3
+        model = getattr(transformers, name).from_config(own).eval()
+        model.push_to_hub(f"tester/{name}")
+        tokenizer.push_to_hub(f"tester/{name}")
+        bits[name] = compute_head_bits(model, tokenizer)
+    return bits
+
+
+def pull_heads(trust: bool | None) -> dict[str, list[str]]:
+    import transformers
+
+    bits = {}
+    for name in HEADS:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(f"tester/{name}", trust_remote_code=False)
+        model = getattr(transformers, name).from_pretrained(f"tester/{name}", trust_remote_code=trust)
+        bits[name] = compute_head_bits(model, tokenizer)
+    return bits
 
 
 def pull(places: list[str], trust: bool | None) -> dict[str, Any]:
@@ -112,6 +174,7 @@ def pull_news(places: list[str], trust: bool | None) -> dict[str, Any]:
         "base": compute_bits(base, tokenizer),
         "pipeline": compute_bits(classify.model, classify.tokenizer),
         "predictions": classify(TEXTS),
+        "heads": pull_heads(trust),
         "bits": pull(places, trust),
     }
 
@@ -426,6 +489,15 @@ def test_with_the_package_every_place_gives_the_same_bits_and_needs_no_trust(
 ):
     assert pulled_with_package["origins"] == ["wave_network"]
     assert pulled_with_package["bits"] == expected
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_gives_the_same_bits_with_and_without_the_package(
+    hub: LoopbackHub, published: dict[str, Any], pulled_with_package: Any, pulled_without_package: Any, name: str
+):
+    assert set(hub.files(f"tester/{name}")) == MODEL | TOKENIZER | {"README.md"}
+    assert pulled_with_package["heads"][name] == published["heads"][name]
+    assert pulled_without_package["heads"][name] == published["heads"][name]
 
 
 def test_the_other_auto_classes_load_the_classifier_both_ways(

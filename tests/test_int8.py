@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from wave_network import WaveConfig, WaveForSequenceClassification
-from wave_network.modeling_wave.modeling_wave import WaveTokens
+from wave_network.modeling_wave.embeddings_wave import WaveTokens
 from wave_network.training.cli import main
 from wave_network.training.int8 import int8_config
 

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from wave_network import WaveConfig, WaveForSequenceClassification, WaveModel
-from wave_network.modeling_wave.modeling_wave import WaveDropout, WaveTokens
+from wave_network.modeling_wave.embeddings_wave import WaveDropout, WaveTokens
 
 # Small, and every setting written out: what the defaults are is no business of these tests.
 SMALL = {

@@ -17,7 +17,15 @@ from fetch_transformers_tests import SUITE
 from transformers import PreTrainedConfig
 from transformers.testing_utils import torch_device
 
-from wave_network import WaveConfig, WaveForSequenceClassification, WaveModel
+from wave_network import (
+    WaveConfig,
+    WaveForMaskedLM,
+    WaveForMultipleChoice,
+    WaveForQuestionAnswering,
+    WaveForSequenceClassification,
+    WaveForTokenClassification,
+    WaveModel,
+)
 
 if not SUITE.is_dir():
     raise FileNotFoundError(f"{SUITE} is missing. Run `python tests/fetch_transformers_tests.py` first.")
@@ -29,11 +37,16 @@ modeling_common = import_module("transformers_tests.test_modeling_common")
 training_mixin = import_module("transformers_tests.test_training_mixin")
 
 # The tests find out by name what a class is for. Without our names they make no labels and leave the training out.
-modeling_common.MODEL_MAPPING_NAMES = {**modeling_common.MODEL_MAPPING_NAMES, "wave": "WaveModel"}
-modeling_common.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES = {
-    **modeling_common.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    "wave": "WaveForSequenceClassification",
-}
+for task, name in {
+    "": "WaveModel",
+    "FOR_MASKED_LM_": "WaveForMaskedLM",
+    "FOR_MULTIPLE_CHOICE_": "WaveForMultipleChoice",
+    "FOR_QUESTION_ANSWERING_": "WaveForQuestionAnswering",
+    "FOR_SEQUENCE_CLASSIFICATION_": "WaveForSequenceClassification",
+    "FOR_TOKEN_CLASSIFICATION_": "WaveForTokenClassification",
+}.items():
+    mapping = f"MODEL_{task}MAPPING_NAMES"
+    setattr(modeling_common, mapping, {**getattr(modeling_common, mapping), "wave": name})
 
 ATTENTION = "attention only"
 ACCELERATOR = "needs an accelerator"
@@ -114,6 +127,7 @@ class WaveModelTester:
     sequence_classification_class = WaveForSequenceClassification
     batch_size = 13
     seq_length = 7
+    num_choices = 4
     hidden_size = 32
     num_hidden_layers = 2
     vocab_size = 99
@@ -145,7 +159,14 @@ class WaveModelTester:
 class WaveModelTest(modeling_common.ModelTesterMixin, training_mixin.TrainingTesterMixin, unittest.TestCase):
     """The paper's model, with two layers."""
 
-    all_model_classes = (WaveModel, WaveForSequenceClassification)
+    all_model_classes = (
+        WaveModel,
+        WaveForMaskedLM,
+        WaveForMultipleChoice,
+        WaveForQuestionAnswering,
+        WaveForSequenceClassification,
+        WaveForTokenClassification,
+    )
     has_attentions = False
     options = {}
 
@@ -182,10 +203,10 @@ class WaveModelTest(modeling_common.ModelTesterMixin, training_mixin.TrainingTes
     def test_training_tests_train(self):
         backward_passes = {
             "test_problem_types": 3,
-            "test_training": 1,
-            "test_training_gradient_checkpointing": 2,
-            "test_training_gradient_checkpointing_use_reentrant_false": 2,
-            "test_training_gradient_checkpointing_use_reentrant_true": 2,
+            "test_training": 5,
+            "test_training_gradient_checkpointing": 10,
+            "test_training_gradient_checkpointing_use_reentrant_false": 10,
+            "test_training_gradient_checkpointing_use_reentrant_true": 10,
         }
         backward = torch.Tensor.backward
         for test, count in backward_passes.items():
@@ -201,6 +222,7 @@ class WaveModelWithOptionsTest(WaveModelTest):
         "wave_operation": "interference",
         "magnitude": "rms",
         "restore": "magnitude",
+        "conv_kernel_size": 3,
         "intermediate_size": 37,
         "position_embedding_type": "absolute",
         "type_vocab_size": 16,

@@ -1,0 +1,318 @@
+# Copyright 2026 The wave-network maintainers. Licensed under the Apache License, Version 2.0.
+"""What stands before the first wave layer: the tokens of some texts, and their embeddings.
+
+Shapes: B texts, L tokens, D `hidden_size`; `mask_BL` is True at tokens and False at padding.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..configuration.configuration_wave import WaveConfig
+from .ops_wave import index_texts
+
+
+@dataclass
+class WaveTokens:
+    """The tokens of some texts: padded, (B, L) with a mask, or packed, (1, L) with the N + 1 offsets between them."""
+
+    input_ids: torch.Tensor | None
+    mask_BL: torch.Tensor | None
+    token_type_ids: torch.Tensor | None
+    position_ids: torch.Tensor | None
+    inputs_embeds: torch.Tensor | None
+    cu_seq_lens: torch.Tensor | None
+
+    @classmethod
+    def check(
+        cls,
+        input_ids=None,
+        attention_mask=None,
+        token_type_ids=None,
+        position_ids=None,
+        inputs_embeds=None,
+        cu_seq_lens=None,
+    ) -> "WaveTokens":
+        """From the arguments of a model. ValueError, naming the argument, if they do not go together."""
+        if (input_ids is None) == (inputs_embeds is None):
+            given = "neither" if input_ids is None else "both"
+            raise ValueError(f"Give exactly one of `input_ids` and `inputs_embeds`, got {given}.")
+        shape = tuple(input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1])
+        if len(shape) != 2 or shape[1] == 0:
+            raise ValueError(
+                "`input_ids` must have the shape (batch size, length) and `inputs_embeds` (batch size, length, "
+                f"hidden size), with a length of at least 1; got a batch of shape {shape}."
+            )
+        mask_BL = to_mask(attention_mask, shape)
+        if cu_seq_lens is not None:
+            check_offsets(cu_seq_lens, shape, attention_mask)
+        return cls(input_ids, mask_BL, token_type_ids, position_ids, inputs_embeds, cu_seq_lens)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, length = (self.input_ids if self.inputs_embeds is None else self.inputs_embeds).shape[:2]
+        return rows, length
+
+    @property
+    def device(self) -> torch.device:
+        return (self.input_ids if self.inputs_embeds is None else self.inputs_embeds).device
+
+    def chunks(self, length: int, reach: int = 0) -> Iterator[tuple["WaveTokens", slice]]:
+        """So many tokens of each text at a time, with neighbours as far as `reach`; and where they stand among them."""
+        for start in range(0, self.shape[1], length):
+            first, stop = max(0, start - reach), min(start + length, self.shape[1])
+            parts = {
+                name: value if value is None or value.shape[1] == 1 else value[:, first : stop + reach]
+                for name, value in vars(self).items()
+            }
+            yield WaveTokens(**parts), slice(start - first, stop - first)
+
+
+class Lookup(NamedTuple):
+    """A summand of the embeddings: `table(ids)`. Where each distinct row is read once, also as `rows[index]`."""
+
+    name: str
+    ids_BL: torch.Tensor
+    rows_RD: torch.Tensor | None = None
+    index_BL: torch.Tensor | None = None
+
+
+class WaveDropout(nn.Dropout):
+    """`nn.Dropout`, with 16 random bits for each element in place of a call of the generator.
+
+    On a CPU the calls would take longer than the wave operation itself. Each element is kept with probability
+    `round((1 - p) 2^16) / 2^16` and divided by it.
+    """
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        kept = round((1 - self.p) * 2**16)
+        is_plain_cpu = type(hidden_states) is torch.Tensor and hidden_states.device.type == "cpu"
+        if not self.training or torch.compiler.is_compiling() or not is_plain_cpu or not 0 < kept < 2**16:
+            return super().forward(hidden_states)
+        count = hidden_states.numel()
+        bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        is_kept = (bits[:count] < kept - 2**15).view(hidden_states.shape)
+        return (hidden_states * is_kept).mul_(2**16 / kept)
+
+
+class WaveConvolution(nn.Module):
+    """
+    What the neighbours of a token add to it: `W_j + sum_k a_k * W_{j+k}`, with one weight for each dimension and
+    neighbour. A neighbour beyond the text, or at padding, is zero. The wave layer itself sees no order.
+    """
+
+    def __init__(self, config: WaveConfig):
+        super().__init__()
+        self.reach = config.conv_kernel_size // 2
+        self.weight = nn.Parameter(torch.empty(config.hidden_size, 1, config.conv_kernel_size))
+
+    def forward(self, hidden_states: torch.Tensor, tokens: WaveTokens) -> torch.Tensor:
+        own_BLD = hidden_states
+        if tokens.mask_BL is not None:
+            own_BLD = own_BLD.masked_fill(~tokens.mask_BL[..., None], 0)
+        if tokens.cu_seq_lens is None:
+            return hidden_states + self.convolve(own_BLD)
+        # Packed texts are kept apart by zeros between them.
+        length, gaps = hidden_states.shape[1], self.reach * (tokens.cu_seq_lens.shape[0] - 2)
+        places_L = torch.arange(length, device=hidden_states.device)
+        places_L = places_L + self.reach * index_texts(tokens.cu_seq_lens, length)
+        spaced_BLD = own_BLD.new_zeros(1, length + gaps, own_BLD.shape[2]).index_copy(1, places_L, own_BLD)
+        return hidden_states + self.convolve(spaced_BLD)[:, places_L]
+
+    def convolve(self, x_BLD: torch.Tensor) -> torch.Tensor:
+        # A picture of one line: a CPU has a much faster depthwise convolution in two dimensions than in one.
+        x_BD1L = x_BLD.transpose(1, 2).unsqueeze(2)
+        y_BD1L = nn.functional.conv2d(
+            x_BD1L, self.weight.unsqueeze(2), padding=(0, self.reach), groups=self.weight.shape[0]
+        )
+        return y_BD1L.squeeze(2).transpose(1, 2)
+
+
+class WaveEmbeddings(nn.Module):
+    """Word + position + segment embedding, a plain sum; then, if there is one, the convolution over neighbours."""
+
+    def __init__(self, config: WaveConfig):
+        super().__init__()
+        self.config = config
+        self.word_embeddings: nn.Module = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
+        self.position_embeddings: nn.Module
+        if config.position_embedding_type == "absolute":
+            self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        elif config.position_embedding_type == "sinusoidal":
+            self.position_embeddings = WaveSinusoidalEmbedding(config)
+        if config.type_vocab_size > 0:
+            self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.dropout = WaveDropout(config.hidden_dropout_prob)
+        self.convolution = WaveConvolution(config) if config.conv_kernel_size is not None else None
+
+    @property
+    def reach(self) -> int:
+        """How many neighbours on each side the embedding of a token depends on."""
+        return 0 if self.convolution is None else self.convolution.reach
+
+    def tables(self) -> dict[str, Any]:
+        """The tables whose rows are added, by the name of the ids that choose them."""
+        tables: dict[str, Any] = {"input_ids": self.word_embeddings}
+        if self.config.position_embedding_type != "none":
+            tables["position_ids"] = self.position_embeddings
+        if self.config.type_vocab_size > 0:
+            tables["token_type_ids"] = self.token_type_embeddings
+        return tables
+
+    def forward(self, tokens: WaveTokens) -> tuple[torch.Tensor, list[Lookup] | None]:
+        """The embeddings, (B, L, D), and what they are a sum of; None in place of that if they are more than a sum."""
+        ids = {
+            "input_ids": tokens.input_ids,
+            "position_ids": self.count_positions(tokens) if tokens.position_ids is None else tokens.position_ids,
+            "token_type_ids": tokens.token_type_ids,
+        }
+        if tokens.token_type_ids is None:
+            ids["token_type_ids"] = torch.zeros((1, 1), dtype=torch.long, device=tokens.device)
+        summands = [] if tokens.inputs_embeds is None else [self.dropout(tokens.inputs_embeds)]
+        lookups = []
+        for name, table in self.tables().items():
+            if ids[name] is not None:
+                lookup = self.find_distinct(name, table, ids[name])
+                if lookup.rows_RD is None:
+                    summands.append(self.dropout(look_up(table, lookup.ids_BL, name)))
+                else:
+                    summands.append(nn.functional.embedding(lookup.index_BL, lookup.rows_RD))
+                lookups.append(lookup)
+        hidden_states = sum_up(summands)
+        if self.convolution is not None:
+            return self.convolution(hidden_states, tokens), None
+        return hidden_states, lookups if tokens.inputs_embeds is None else None
+
+    def find_distinct(self, name: str, table: nn.Module, ids_BL: torch.Tensor) -> Lookup:
+        """Each distinct row once, with dropout, where that can be had: how many there are depends on the data."""
+        if torch.compiler.is_compiling() or type(ids_BL) is not torch.Tensor or ids_BL.device.type != "cpu":
+            return Lookup(name, ids_BL)
+        try:
+            distinct_R, index_BL = ids_BL.unique(return_inverse=True)
+        except RuntimeError:  # under torch.func.vmap
+            return Lookup(name, ids_BL)
+        return Lookup(name, ids_BL, self.dropout(look_up(table, distinct_R, name)), index_BL)
+
+    def count_positions(self, tokens: WaveTokens) -> torch.Tensor | None:
+        """Positions count tokens, not padding: a text has the same ones wherever the padding stands."""
+        if self.config.position_embedding_type == "none":
+            return None
+        places_L = torch.arange(tokens.shape[1], device=tokens.device)
+        if tokens.cu_seq_lens is not None:
+            positions_BL = (places_L - tokens.cu_seq_lens[index_texts(tokens.cu_seq_lens, tokens.shape[1])])[None]
+        elif tokens.mask_BL is not None:
+            positions_BL = (tokens.mask_BL.long().cumsum(dim=1) - 1).clamp(min=0)
+        else:
+            positions_BL = places_L[None]
+        allowed = self.config.max_position_embeddings
+        if self.config.position_embedding_type == "absolute" and tokens.shape[1] > allowed:
+            longest = int(positions_BL.max()) + 1
+            if longest > allowed:
+                raise ValueError(
+                    f"A text of {longest} tokens is longer than `max_position_embeddings` ({allowed}) allows. Truncate "
+                    "it (`tokenizer(text, truncation=True)`), or use a model with `position_embedding_type` "
+                    "'sinusoidal' or 'none'."
+                )
+        return positions_BL
+
+
+class WaveSinusoidalEmbedding(nn.Module):
+    """Fixed positions of *Attention Is All You Need* (arXiv 1706.03762), section 3.5, times a scale.
+
+    There is a table for the first `max_position_embeddings`; positions beyond it are computed when they come.
+    """
+
+    def __init__(self, config: WaveConfig):
+        super().__init__()
+        self.config = config
+        self.weight = nn.Buffer(self.compute_table(), persistent=False)
+
+    def compute_table(self) -> torch.Tensor:
+        """The table, shape (max_position_embeddings, D), in the dtype that parameters get where it is made."""
+        return self.compute(torch.arange(self.config.max_position_embeddings)).to(torch.get_default_dtype())
+
+    def compute(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """Sines in the even dimensions, cosines in the odd ones, shape (..., D)."""
+        # In float64, where there is one: of the millionth position float32 keeps too few digits for a sine.
+        wide = torch.float32 if position_ids.device.type == "mps" else torch.float64
+        even = torch.arange(0, self.config.hidden_size, 2, dtype=wide, device=position_ids.device)
+        angles = position_ids[..., None] * 10000.0 ** (-even / self.config.hidden_size)
+        waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(start_dim=-2)
+        return (self.config.position_embedding_scale * waves).float()
+
+    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
+        if goes_beyond(position_ids, self.weight.shape[0]):
+            return self.compute(position_ids).to(self.weight.dtype)
+        return nn.functional.embedding(position_ids, self.weight)
+
+
+def sum_up(summands: list[torch.Tensor]) -> torch.Tensor:
+    total = summands[0]
+    for summand in summands[1:]:
+        total = total + summand
+    return total
+
+
+def is_in_graph(x: torch.Tensor) -> bool:
+    """Whether what happens here is compiled or captured, so that nothing may depend on the values of a tensor."""
+    return torch.compiler.is_compiling() or (x.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+
+
+def goes_beyond(ids_BL: torch.Tensor, size: int) -> bool:
+    """Whether some id is not below `size`. In a graph, which cannot ask for it, whether as many positions would be."""
+    if is_in_graph(ids_BL):
+        return ids_BL.shape[-1] > size
+    return ids_BL.numel() > 0 and int(ids_BL.max()) >= size
+
+
+def check_offsets(cu_seq_lens: torch.Tensor, shape: tuple[int, ...], attention_mask: torch.Tensor | None) -> None:
+    """ValueError if the offsets do not fit the tokens, of this shape (batch size, length)."""
+    must = "`cu_seq_lens` must hold the offsets of packed texts, integers that rise from 0 to the length"
+    if attention_mask is not None:
+        raise ValueError("Give `attention_mask` or `cu_seq_lens`, got both: packed texts have no padding.")
+    if shape[0] != 1:
+        raise ValueError(f"Packed texts stand in one row: with `cu_seq_lens` the batch size must be 1, got {shape[0]}.")
+    if cu_seq_lens.dim() != 1 or len(cu_seq_lens) < 2 or cu_seq_lens.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"{must} {shape[1]}; got the shape {tuple(cu_seq_lens.shape)} and {cu_seq_lens.dtype}.")
+    if not is_in_graph(cu_seq_lens):
+        offsets = cu_seq_lens.tolist()
+        if offsets[0] != 0 or offsets[-1] != shape[1] or offsets != sorted(offsets):
+            shown = ", ".join(map(str, offsets if len(offsets) <= 8 else [*offsets[:4], "...", *offsets[-3:]]))
+            raise ValueError(f"{must} {shape[1]}; got {shown}.")
+
+
+def to_mask(attention_mask: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor | None:
+    """A bool, int or float mask of 1 and 0 as bool, of the shape (B, L) of the tokens. None stays None: no padding."""
+    if attention_mask is None:
+        return None
+    if tuple(attention_mask.shape) != shape:
+        raise ValueError(
+            f"`attention_mask` must have the shape {shape} of the tokens, (batch size, length), "
+            f"got {tuple(attention_mask.shape)}."
+        )
+    return attention_mask != 0
+
+
+def is_int8(table: Any) -> bool:
+    """Whether a table is in int8 by torchao, with one scale a row. Its own `forward` makes floats of all rows first."""
+    weight = getattr(table, "weight", None)
+    if type(weight).__name__ != "Int8Tensor" or table._forward_hooks or table._forward_pre_hooks:
+        return False
+    return type(table) is nn.Embedding and weight.scale.shape == (weight.shape[0], 1)
+
+
+def look_up(table: Any, ids: torch.Tensor, name: str) -> torch.Tensor:
+    """`table(ids)`, with an error that names what is wrong with the ids."""
+    try:
+        if is_int8(table):
+            integers, scale = (nn.functional.embedding(ids, part) for part in (table.weight.qdata, table.weight.scale))
+            return (integers * scale).to(table.weight.dtype)
+        return table(ids)
+    except IndexError as error:
+        allowed, lowest, highest = len(table.weight) - 1, int(ids.min()), int(ids.max())
+        raise IndexError(f"`{name}` must lie in 0 ... {allowed}, got {lowest} ... {highest}.") from error
