@@ -24,11 +24,11 @@ from wave_network import WaveConfig, WaveForMaskedLM, train_wave_tokenizer
 from wave_network.modeling_wave.embeddings_wave import WaveEmbeddings
 
 RESULTS = Path(__file__).parent / "results" / "order.jsonl"
-TRAIN_ROWS, TEST_ROWS, STEPS, BATCH, LENGTH, LEARNING_RATE, MASKED = 20_000, 2_000, 1_000, 32, 48, 2e-3, 0.15
+TRAIN_ROWS, TEST_ROWS, STEPS, BATCH, LENGTH, LEARNING_RATE, MASKED = 20_000, 2_000, 1_000, 32, 40, 3e-3, 0.15
 
 BASE = {
-    "vocab_size": 4096,
-    "hidden_size": 128,
+    "vocab_size": 1024,
+    "hidden_size": 64,
     "num_hidden_layers": 1,
     "position_embedding_type": "none",
     "hidden_dropout_prob": 0.0,
