@@ -9,6 +9,7 @@ comparison is in docs/choices.md.
 import difflib
 import os
 import re
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal
@@ -209,6 +210,15 @@ class WaveConfig(PreTrainedConfig):
         """What a `Literal` cannot say: activation functions have too many names."""
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}.")
+
+    def to_dict(self) -> dict:
+        """The fields, as of every config. PEFT, if it is loaded, learns here what a LoRA adapts by default."""
+        # It reads a config just before it looks up, by model type, what to adapt, and has no other way in.
+        constants = sys.modules.get("peft.utils.constants")
+        defaults = getattr(constants, "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING", None)
+        if defaults is not None:
+            defaults.setdefault("wave", ["variants", "restore", "up", "down"])
+        return super().to_dict()
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """

@@ -131,7 +131,18 @@ class WaveConvolution(nn.Module):
         return y_BD1L.squeeze(2).transpose(1, 2)
 
 
-class WaveEmbeddings(nn.Module):
+class Replaceable(nn.Module):
+    """Counts how often one of its modules was replaced: an adapter does that, and again when it is merged into it."""
+
+    replaced = 0
+
+    def __setattr__(self, name: str, value: Any):
+        super().__setattr__(name, value)
+        if isinstance(value, nn.Module) and name != "folded":
+            self.__dict__["replaced"] = self.replaced + 1
+
+
+class WaveEmbeddings(Replaceable):
     """Word + position + segment embedding, a plain sum; then, if there is one, the convolution over neighbours."""
 
     def __init__(self, config: WaveConfig):

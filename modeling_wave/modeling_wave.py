@@ -35,6 +35,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ..configuration.configuration_wave import PLAIN_CARD, WaveConfig
 from .embeddings_wave import (
     Lookup,
+    Replaceable,
     WaveConvolution,
     WaveDropout,
     WaveEmbeddings,
@@ -58,8 +59,11 @@ SHARED_WIDTH, SHARED_ROWS = 128, 0.65
 class WaveFolded(nn.Module):
     """The tables of the embeddings, already projected by the first layer: what `fold_` precomputes for inference."""
 
-    def __init__(self, embeddings: WaveEmbeddings, variants: nn.Linear):
+    def __init__(self, embeddings: WaveEmbeddings, mixing: "WaveMixing"):
         super().__init__()
+        variants = mixing.variants
+        self.parts = (embeddings, mixing)
+        self.replaced = self.count_replaced()
         self.sources = [variants.weight, variants.bias, *(table.weight for table in embeddings.tables().values())]
         self.versions = self.read_versions()
         bias = variants.bias
@@ -71,15 +75,24 @@ class WaveFolded(nn.Module):
         """What changes whenever a weight is written to."""
         return [None if source.is_inference() else source._version for source in self.sources]
 
+    def count_replaced(self) -> list[int]:
+        """What changes whenever a table or the map is replaced; it may come back with other weights."""
+        return [part.replaced for part in self.parts]
+
+    def is_current(self) -> bool:
+        return self.replaced == self.count_replaced() and self.versions == self.read_versions()
+
     def covers(self, lookups: list[Lookup]) -> bool:
-        """Whether all ids lie in the tables: sinusoidal positions may go beyond theirs, and wrong ids do."""
+        """Whether the tables hold all that is looked up: sinusoidal positions may go beyond theirs, wrong ids do."""
+        if self.replaced != self.count_replaced():
+            return False
         return not any(goes_beyond(ids_BL, getattr(self, name).shape[0]) for name, ids_BL, *_ in lookups)
 
     def forward(self, lookups: list[Lookup]) -> torch.Tensor:
         return sum_up([nn.functional.embedding(ids_BL, getattr(self, name)) for name, ids_BL, *_ in lookups])
 
 
-class WaveMixing(nn.Module):
+class WaveMixing(Replaceable):
     """Two variants of each token become waves, are superposed, and return to a real vector (paper, 3.1 to 3.2)."""
 
     def __init__(self, config: WaveConfig):
@@ -214,8 +227,9 @@ class WavePreTrainedModel(PreTrainedModel):
             ) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model.config.folded:
-            # Quantised tables cannot be folded: `quantization_config` goes before.
-            fold = model.fold_ if getattr(model, "hf_quantizer", None) is None else model.unfold_
+            # Quantised tables and maps with an adapter cannot be folded: what was asked for here goes before.
+            is_bare = getattr(model, "hf_quantizer", None) is None and not model._hf_peft_config_loaded
+            fold = model.fold_ if is_bare else model.unfold_
             fold()
         return loaded
 
@@ -236,14 +250,10 @@ class WavePreTrainedModel(PreTrainedModel):
                 cannot be taken into the product; the message names it.
         """
         model = self.base_model
-        first, tables = model.layers[0].mixing, model.embeddings.tables()
+        first = model.layers[0].mixing
         if self.training:
             raise ValueError("`fold_()` is for inference, and in training dropout follows the tables: call `eval()`.")
-        obstacle = None if is_plain(first.variants, nn.Linear) else first.variants
-        for table in tables.values():
-            is_table = is_plain(table, (nn.Embedding, WaveSinusoidalEmbedding)) and not getattr(table, "max_norm", None)
-            obstacle = obstacle if is_table else table
-        obstacle = obstacle or model.embeddings.convolution
+        obstacle = model.find_obstacle()
         if obstacle is not None:
             name = next(name for name, module in self.named_modules() if module is obstacle)
             kind = f"{type(obstacle).__name__} (weight: {type(getattr(obstacle, 'weight', None)).__name__})"
@@ -252,7 +262,7 @@ class WavePreTrainedModel(PreTrainedModel):
                 f"nothing between; in this model `{name}` is a {kind}, which it cannot take into the product."
             )
         with torch.no_grad():
-            first.folded = WaveFolded(model.embeddings, first.variants)
+            first.folded = WaveFolded(model.embeddings, first)
         self.config.folded = model.config.folded = True
         return self
 
@@ -335,10 +345,21 @@ class WaveModel(WavePreTrainedModel):
             lookups = None
         return BaseModelOutput(last_hidden_state=hidden_states)
 
+    def find_obstacle(self) -> nn.Module | None:
+        """What `fold_` cannot take into the product, if there is something."""
+        variants: Any = self.layers[0].mixing.variants
+        obstacle = None if is_plain(variants, nn.Linear) else variants
+        for table in self.embeddings.tables().values():
+            is_table = is_plain(table, (nn.Embedding, WaveSinusoidalEmbedding)) and not getattr(table, "max_norm", None)
+            obstacle = obstacle if is_table else table
+        return obstacle or self.embeddings.convolution
+
     def refresh_folded(self) -> None:
-        """Folds again if a weight was written to since."""
+        """Folds again if a weight was written to since, or a part replaced; unless it is one that cannot be folded."""
         folded = self.layers[0].mixing.folded
-        if folded is not None and not torch.compiler.is_compiling() and folded.versions != folded.read_versions():
+        if folded is None or torch.compiler.is_compiling() or folded.is_current():
+            return
+        if self.find_obstacle() is None:
             self.fold_()
 
     def reads_in_chunks(self, tokens: WaveTokens, kwargs: dict[str, Any]) -> bool:
@@ -363,6 +384,8 @@ class WaveModel(WavePreTrainedModel):
             tokens = replace(tokens, position_ids=self.embeddings.count_positions(tokens))
         summaries: list[Summary] = []
         for layer in self.layers:
+            if hasattr(layer, "unshard"):  # FSDP brings the weights of a layer together for its `forward` alone
+                layer.unshard()
             summary = None
             for hidden_states, mask_BL, lookups in self.run_layers(tokens, summaries):
                 part = summarise(layer.mixing.project(hidden_states, lookups), mask_BL)
@@ -465,7 +488,7 @@ class WaveForMaskedLM(WavePreTrainedModel):
         self.transform = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ACT2FN[config.hidden_act]
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder: nn.Module = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -698,10 +721,10 @@ def get_classifier_dropout(config: WaveConfig) -> float:
 
 
 def warn_without_order(head: type, config: WaveConfig) -> None:
-    if config.conv_kernel_size is None and config.position_embedding_type == "none":
+    if config.conv_kernel_size is None:
         logger.warning_once(
-            f"{head.__name__} asks something about each token, and this model does not see the order of its tokens: "
-            "`conv_kernel_size` is None and `position_embedding_type` is 'none'. Set `conv_kernel_size`, to 3 or 5."
+            f"{head.__name__} asks about single tokens, and in this model no token sees its neighbours: "
+            "`conv_kernel_size` is None. Positions only say where a token stands. For a new model set it to 3 or 5."
         )
 
 

@@ -292,12 +292,13 @@ def test_a_head_that_needs_order_says_so_on_a_model_without_it(cls, caplog):
     try:
         for settings, warns in (
             ({"position_embedding_type": "none", "conv_kernel_size": None}, True),
+            ({"position_embedding_type": "absolute", "conv_kernel_size": None}, True),
             ({"position_embedding_type": "none"}, False),
         ):
             caplog.clear()
             library_logging.warning_once.cache_clear()
             build(cls, **settings)
-            said = [record.message for record in caplog.records if "does not see the order" in record.message]
+            said = [record.message for record in caplog.records if "no token sees its neighbours" in record.message]
             assert bool(said) is warns
             if warns:
                 assert cls.__name__ in said[0]
