@@ -1,17 +1,19 @@
 # A fresh machine needs two commands: `make demo` and `make test`. Both make the environment first.
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= .venv-oldest
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 RUN ?= runs/bbc_news
-PACKAGE := __init__.py py.typed analysis configuration hub_card modeling_wave tokenization training
+PACKAGE := __init__.py py.typed analysis configuration export hub_card modeling_wave tokenization training
 
-.PHONY: help demo test bench check hub clean
+.PHONY: help demo test test-oldest bench check hub clean
 
 help:
 	@echo "make demo    set up, train on BBC News, load the result back and classify three headlines"
 	@echo "make test    set up, then the tests (no network)"
+	@echo "make test-oldest   the same with the oldest versions that are claimed, in an environment of their own"
 	@echo "make bench   measure speed, memory and numerical error (about 40 minutes), then make the tables and figures"
 	@echo "make check   lint, format and types"
 	@echo "make hub     push a run:  make hub REPO=user/name [RUN=runs/bbc_news]"
@@ -26,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 $(DEV): $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[all,dev]"
 	touch $(DEV)
 
 demo: $(READY)
@@ -36,6 +38,18 @@ demo: $(READY)
 test: $(DEV)
 	$(BIN)/python tests/fetch_transformers_tests.py
 	$(BIN)/python -m pytest
+
+# constraints-oldest.txt has wheels for Python 3.10 to 3.12: `make test-oldest PYTHON=python3.11`.
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade -c constraints-oldest.txt "setuptools>=77" wheel
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt torch
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt --no-build-isolation -e ".[dev]"
+	touch $@
+
+test-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python tests/fetch_transformers_tests.py
+	$(OLDEST)/bin/python -m pytest
 
 # Goes on where it was stopped; nothing is measured twice at one commit. What trains models is measured by commands of
 # its own: classification.py, choices.py, int8.py and sparse_table.py --accuracy.
@@ -60,4 +74,4 @@ hub: $(READY)
 	$(BIN)/wave-network push $(RUN) $(REPO)
 
 clean:
-	rm -rf $(VENV) build .cache *.egg-info
+	rm -rf $(VENV) $(OLDEST) build .cache *.egg-info

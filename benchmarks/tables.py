@@ -69,6 +69,20 @@ def choices_table() -> str:
 NOT_MEASURED = "not measured yet"
 
 
+def order_table() -> str:
+    """benchmarks/order.py: the cases in their order there, mean over the seeds."""
+    groups = defaultdict(list)
+    for row in read("order.jsonl"):
+        groups[row["name"]].append(row)
+    lines = ["| before the layer | words named, % | cross-entropy | parameters | seeds |", "|---|---|---|---|---|"]
+    for name, rows in groups.items():
+        named = [100 * row["accuracy"] for row in rows]
+        spread = f" ± {stdev(named):.2f}" if len(named) > 1 else ""
+        loss = mean(row["loss"] for row in rows)
+        lines.append(f"| {name} | {mean(named):.2f}{spread} | {loss:.3f} | {rows[0]['parameters']:,} | {len(rows)} |")
+    return "\n".join(lines)
+
+
 def last_run(group: str) -> list[dict]:
     """The lines of the last run of a group that was not a smoke run, without the cases that failed."""
     lines = [line for line in read("bench.jsonl") if line["group"] == group and not line["quick"]]
@@ -430,9 +444,61 @@ def profiles_table() -> str:
     return "\n".join(lines)
 
 
+def serving_table() -> str:
+    """The last run of benchmarks/serving.py."""
+    rows = read("serving.jsonl")
+    rows = [row for row in rows if row["run"] == rows[-1]["run"]]
+    if not rows:
+        return f"_{NOT_MEASURED.capitalize()}._"
+    lines = [
+        "| clients | behind the server | requests/s | times the rival | p50, ms | times the rival | p99, ms | errors |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        rate, ratio = row["requests_per_second"], row.get("ratio_to_rival")
+        rates = f"{digits(rate['median'])} ({digits(rate['p20'])} to {digits(rate['p80'])})"
+        times = [f"{ratio[name]['median']:.2f}" if ratio else "-" for name in ("requests_per_second", "p50")]
+        errors = f"{sum(row['errors'].values())} of {row['requests'] + sum(row['errors'].values()):,}"
+        cells = [str(row["connections"]), row["case"], rates, times[0]]
+        lines.append(f"| {' | '.join([*cells, digits(row['p50_ms']), times[1], digits(row['p99_ms']), errors])} |")
+    first = rows[0]
+    cores = [f"{row['case']} {row['parameters']['core']:,}" for row in rows[:3] if row["parameters"]]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    settings = f" Settings: {first['settings']}." if first["settings"] else ""
+    lines += ["", f"{first['texts']}. Parameters of the core: {', '.join(cores)}.{settings}"]
+    return "\n".join([*lines, f"{first['device']}, {versions}, commit {first['commit']}, {first['date']}."])
+
+
+def export_table() -> str:
+    """The last run of benchmarks/export.py."""
+    rows = read("export.jsonl")
+    rows = [row for row in rows if row["run"] == rows[-1]["run"]]
+    if not rows:
+        return f"_{NOT_MEASURED.capitalize()}._"
+    lines = [
+        "| format | file, MB | of the safetensors | largest difference of a logit | equal labels, % | accuracy, % "
+        "| texts/s, one at a time | times torch | texts/s, 32 at a time | times torch |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [row["format"], f"{row['file_bytes'] / 1e6:.2f}", f"{row['ratio_to_safetensors']:.3f}"]
+        cells.append(show_error(row["largest_difference"]))
+        cells += [f"{100 * row[name]:.2f}" for name in ("agreement", "accuracy")]
+        for batch, rate in row["texts_per_second"].items():
+            cells.append(f"{digits(rate['median'])} ({digits(rate['p20'])} to {digits(rate['p80'])})")
+            cells.append(f"{row['ratio_to_torch'][batch]['median']:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    first = rows[0]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    texts = f"{first['texts']:,} test texts of {first['dataset']}, largest logit {first['largest_logit']:.1f}"
+    where = f"{first['device']}, {first['threads']} threads, {versions}, commit {first['commit']}, {first['date']}"
+    return "\n".join([*lines, "", f"{texts}. {where}."])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "classification": classification_table,
     "choices": choices_table,
+    "order": order_table,
     "headline": headline_table,
     "bars": bars_table,
     "length": lambda: sweep_table("length", "length", "length"),
@@ -449,8 +515,19 @@ TABLES: dict[str, Callable[[], str]] = {
     "profiles": profiles_table,
     "int8_accuracy": int8_accuracy_table,
     "int8_time": int8_time_table,
+    "export": export_table,
+    "serving": serving_table,
 }
-FILES = ("README.md", "docs/choices.md", "docs/benchmarks.md", "docs/sparse.md", "docs/int8.md")
+FILES = (
+    "README.md",
+    "docs/choices.md",
+    "docs/heads.md",
+    "docs/benchmarks.md",
+    "docs/sparse.md",
+    "docs/int8.md",
+    "docs/serving.md",
+    "docs/export.md",
+)
 PLACE = re.compile(r"<!-- table: (?P<name>.*?) -->.*?<!-- end of table -->", flags=re.DOTALL)
 
 

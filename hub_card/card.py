@@ -68,7 +68,8 @@ def write_card(run_folder: str | os.PathLike, *, repo_id: str | None = None, lic
         OSError: The folder cannot be written to. An older card is left as it was.
     """
     folder = Path(run_folder).resolve()
-    validate_repo_id(repo_id)
+    if repo_id is not None:
+        validate_repo_id(repo_id)
     metrics, config = RunFile(folder / "metrics.json"), RunFile(folder / "config.json")
     check_run(metrics, config)
     results = check_results(metrics)

@@ -54,6 +54,6 @@ def push_run(
         revision=revision,
         create_pr=create_pr,
         commit_message=commit_message or "Upload Wave Network classifier",
-        ignore_patterns=["checkpoint-*", "training_args.bin", "_saving-*", ".*.tmp"],
+        ignore_patterns=["checkpoint-*", "training_args.bin", "_saving-*", ".*.tmp", "trackio/*", "wandb/*"],
     )
     return commit.pr_url or commit.commit_url

@@ -42,7 +42,8 @@ def test_the_command_is_an_entry_point():
 def test_help_names_the_verbs(capsys: pytest.CaptureFixture[str]):
     code, out, _ = run(["--help"], capsys)
     assert code == 0
-    assert re.findall(r"^  (finetune|predict|push) ", out, re.MULTILINE) == ["finetune", "predict", "push"]
+    verbs = ["finetune", "sweep", "predict", "push"]
+    assert [verb for verb in re.findall(r"^  (\w+) ", out, re.MULTILINE) if verb in verbs] == verbs
 
 
 @pytest.mark.parametrize(("flag", "shows_all"), [("--help", False), ("--help_all", True)])
@@ -60,7 +61,11 @@ def test_help_shows_the_main_settings_and_help_all_the_rest(
 
 
 def test_each_verb_has_its_help(capsys: pytest.CaptureFixture[str]):
-    for verb, settings in (("predict", ["--model", "--file", "--trust_remote_code"]), ("push", ["repo_id", "--token"])):
+    for verb, settings in (
+        ("sweep", ["--trials", "--space", "--dataset", "--learning_rate", "--help_all"]),
+        ("predict", ["--model", "--file", "--trust_remote_code"]),
+        ("push", ["repo_id", "--token"]),
+    ):
         code, out, _ = run([verb, "--help"], capsys)
         assert code == 0
         assert all(setting in out for setting in settings)

@@ -1,12 +1,14 @@
 """`wave-network finetune` from data to run folder, on small runs: what it leaves, repeats, resumes and pushes."""
 
+import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
-import math
 import os
 import shlex
 import shutil
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -20,13 +22,21 @@ import torch
 from loopback_hub import LoopbackHub
 from safetensors.torch import load_file
 from small_runs import WORDS, finetune_small, make_rows, small_words, write_csv, write_data
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback, pipeline, set_seed
-from transformers.modeling_outputs import SequenceClassifierOutput
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+    modeling_utils,
+    pipeline,
+    set_seed,
+)
 
 from wave_network import WaveForSequenceClassification
 from wave_network.hub_card import push_run
 from wave_network.training import finetune
-from wave_network.training.cli import main, parse_settings
+from wave_network.training.cli import main, parse_settings, print_results
+from wave_network.training.tracking import track
 
 RUN_FILES = {
     ".eval_results/texts.yaml",
@@ -34,11 +44,13 @@ RUN_FILES = {
     "config.json",
     "configuration_wave.py",
     "confusion_matrix.png",
+    "embeddings_wave.py",
     "fused_wave.py",
     "metrics.json",
     "model.safetensors",
     "modeling_wave.py",
     "ops_wave.py",
+    "pooling_wave.py",
     "tokenizer.json",
     "tokenizer_config.json",
     "triton_wave.py",
@@ -118,6 +130,7 @@ def test_metrics_say_how_the_run_was_made(run: Path, data: Path):
         "model",
         "settings",
         "best",
+        "end",
         "results",
     ]
     created = datetime.fromisoformat(metrics["created"])
@@ -144,11 +157,15 @@ def test_metrics_say_how_the_run_was_made(run: Path, data: Path):
         "num_train_epochs": 3,
         "hidden_size": 16,
         "class_weights": "none",
+        "loss": "cross_entropy",
+        "weight_column": None,
+        "early_stopping_patience": None,
         "processes": 1,
     }
     assert {name: settings[name] for name in expected} == expected
     assert settings["tokenizer"] == "trained on the training texts"
     assert settings["vocab_size"] == len(AutoTokenizer.from_pretrained(run))
+    assert metrics["end"] == {"step": 42, "epoch": 3.0, "reason": "num_train_epochs"}
 
 
 def test_metrics_count_the_parameters_of_the_model(run: Path):
@@ -230,6 +247,82 @@ def test_a_folder_with_anything_in_it_is_refused_and_nothing_in_it_changes(
     assert str(tmp_path) in error
     assert "--resume" in error
     assert snapshot(tmp_path) == {"thesis.txt": hashlib.sha256(b"years of work").hexdigest()}
+
+
+# A run that stops early
+
+EARLY = {
+    "num_train_epochs": 10,
+    "early_stopping_patience": 2,
+    "early_stopping_threshold": 100,  # no validation after the first is so much better
+    "metric_for_best_model": "loss",
+    "save_total_limit": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def early(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finetune_small(data, tmp_path_factory.mktemp("early") / "run", **EARLY)
+
+
+def test_a_run_stops_early_and_says_so(early: Path, capsys: pytest.CaptureFixture[str]):
+    print_results(early)
+    assert "Stopped early, after epoch 3." in capsys.readouterr().out
+    metrics = read_metrics(early)
+    assert metrics["end"] == {"step": 42, "epoch": 3.0, "reason": "early_stopping_patience"}
+    assert metrics["settings"]["early_stopping_patience"] == 2
+    assert metrics["settings"]["early_stopping_threshold"] == 100
+    assert "--early_stopping_patience 2" in metrics["command"]
+    assert metrics["best"]["step"] == 42  # a better loss is kept, also one that is not so much better
+    assert {path.name for path in early.glob("checkpoint-*")} == {"checkpoint-14", "checkpoint-28", "checkpoint-42"}
+
+
+# Interrupted in its count, and after its end.
+@pytest.mark.parametrize("saves", [2, 3])
+def test_a_run_that_is_resumed_stops_where_it_would_have_stopped(early: Path, data: Path, tmp_path: Path, saves: int):
+    parted = interrupt(data, tmp_path / "parted", saves, **EARLY)
+    finetune_small(data, parted, resume=True, **EARLY)
+    assert distance(early, parted) == 0
+    assert {name: read_metrics(parted)[name] for name in ("best", "end", "results")} == {
+        name: read_metrics(early)[name] for name in ("best", "end", "results")
+    }
+    assert snapshot(parted).keys() == snapshot(early).keys()
+
+
+def test_early_stopping_may_be_added_to_a_run_that_goes_on(early: Path, data: Path, tmp_path: Path):
+    plain = {name: value for name, value in EARLY.items() if not name.startswith("early")}
+    parted = interrupt(data, tmp_path / "parted", 1, **plain)
+    finetune_small(data, parted, resume=True, **EARLY)
+    assert distance(early, parted) == 0
+    assert read_metrics(parted)["end"] == read_metrics(early)["end"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"early_stopping_patience": -1}, ["`early_stopping_patience`", "-1"]),
+        ({"early_stopping_patience": 2, "early_stopping_threshold": -0.1}, ["`early_stopping_threshold`", "-0.1"]),
+        ({"early_stopping_patience": 2, "early_stopping_threshold": "nan"}, ["`early_stopping_threshold`", "nan"]),
+        ({"early_stopping_threshold": 0.1}, ["`early_stopping_threshold` (0.1)", "`early_stopping_patience`"]),
+        (
+            {"early_stopping_patience": 2, "eval_strategy": "no", "load_best_model_at_end": False},
+            ["`early_stopping_patience` (2)", "`eval_strategy`", "'no'"],
+        ),
+        ({"metric_for_best_model": "f1"}, ["`metric_for_best_model`", "'f1'", "macro_f1"]),
+    ],
+)
+def test_early_stopping_without_anything_to_go_by_is_refused(
+    data: Path, tmp_path: Path, settings: dict[str, Any], words: list[str], capsys: pytest.CaptureFixture[str]
+):
+    error = refuse(small_words(data, tmp_path / "run", **settings), capsys)
+    for word in words:
+        assert word in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_patience_of_zero_is_none(data: Path, tmp_path: Path):
+    run = finetune_small(data, tmp_path / "run", early_stopping_patience=0, max_steps=2)
+    assert read_metrics(run)["end"] == {"step": 2, "epoch": pytest.approx(2 / 14), "reason": "max_steps"}
 
 
 # A run that is interrupted
@@ -328,32 +421,6 @@ def test_the_order_of_the_rows_depends_on_seed_and_epoch_alone(tmp_path: Path):
     assert all(sorted(order) == list(range(90)) for order in orders)
 
 
-def test_balanced_weights_are_inverse_to_the_frequencies_and_one_on_average():
-    # Three classes in eight rows: 8 / (3 * count).
-    weights = finetune.balance([0, 0, 0, 0, 1, 1, 1, 2], 3)
-    assert weights.tolist() == pytest.approx([8 / 12, 8 / 9, 8 / 3])
-    assert sum(weights[label].item() for label in [0, 0, 0, 0, 1, 1, 1, 2]) / 8 == pytest.approx(1)
-
-
-def test_balanced_weights_are_finite_where_a_class_has_no_rows():
-    assert finetune.balance([0, 0, 0, 2], 3).tolist() == pytest.approx([4 / 6, 4 / 2, 4 / 2])
-
-
-def test_the_weighted_loss_equals_a_hand_worked_one():
-    # Probabilities 3/4 and 1/4 in both rows; their labels are 0 and 1.
-    outputs = SequenceClassifierOutput(logits=torch.tensor([[3.0, 1.0], [3.0, 1.0]]).log())
-    labels = torch.tensor([0, 1])
-    loss = finetune.weighted_loss(torch.tensor([0.5, 3.0]), label_smoothing=0.0)
-    total = 0.5 * math.log(4 / 3) + 3 * math.log(4)
-    assert loss(outputs, labels).item() == pytest.approx(total / 2)
-    # Of eight rows in all accumulated steps these two are a part.
-    assert loss(outputs, labels, num_items_in_batch=torch.tensor(8)).item() == pytest.approx(total / 8)
-    # Smoothing by 0.2 gives each class 0.1, and the true one 0.8 more.
-    smoothed = 0.9 * 0.5 * math.log(4 / 3) + 0.1 * 3 * math.log(4) + 0.9 * 3 * math.log(4) + 0.1 * 0.5 * math.log(4 / 3)
-    loss = finetune.weighted_loss(torch.tensor([0.5, 3.0]), label_smoothing=0.2)
-    assert loss(outputs, labels).item() == pytest.approx(smoothed / 2)
-
-
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 def test_four_accumulated_steps_of_four_rows_equal_one_of_sixteen(tmp_path: Path, class_weights: str):
     rows = [row for name, count in SKEW.items() for row in make_rows(count, 2, [name])]
@@ -385,6 +452,148 @@ def test_balanced_weights_find_the_rare_classes_of_skewed_data(tmp_path: Path):
         by_class = read_metrics(run)["results"]["test"]["per_class"]
         recalls[choice] = by_class["money"]["recall"] + by_class["space"]["recall"]
     assert recalls["balanced"] > recalls["none"] + 0.2
+
+
+# Other ways to the same weights
+
+SHORT = {"hidden_dropout_prob": 0, "max_steps": 4, "per_device_train_batch_size": 108, "metric_for_best_model": "loss"}
+
+
+@pytest.fixture(scope="module")
+def short(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finetune_small(data, tmp_path_factory.mktemp("short") / "run", **SHORT)
+
+
+def test_checkpointed_activations_give_the_same_weights(
+    short: Path, data: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+):
+    calls = []
+    checkpoint = modeling_utils.checkpoint
+
+    def count(*arguments: Any, **settings: Any) -> Any:
+        calls.append(arguments)
+        return checkpoint(*arguments, **settings)
+
+    with patch.object(modeling_utils, "checkpoint", count):
+        run = finetune_small(data, tmp_path / "run", gradient_checkpointing=True, **SHORT)
+    assert len(calls) == 4
+    assert distance(short, run) < 1e-6
+    assert read_metrics(run)["settings"]["gradient_checkpointing"] is True
+    assert not [
+        warning for warning in recwarn if "deprecated" in str(warning.message) and "checkpointing" in str(warning)
+    ]
+
+
+def test_compiled_training_gives_the_same_weights_and_an_ordinary_model(short: Path, data: Path, tmp_path: Path):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    # The backend that compiles nothing further is enough to test our side, and quick.
+    run = finetune_small(data, tmp_path / "run", torch_compile=True, torch_compile_backend="eager", **SHORT)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert distance(short, run) < 1e-5
+    assert read_metrics(run)["settings"]["torch_compile"] is True
+    assert read_metrics(run)["results"] == read_metrics(short)["results"]
+    AutoModelForSequenceClassification.from_pretrained(run)
+
+
+def test_bf16_autocast_trains_float32_weights(short: Path, data: Path, tmp_path: Path):
+    run = finetune_small(data, tmp_path / "run", bf16=True, **SHORT)
+    weights = read_weights(run)
+    assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in weights.values())
+    assert 0 < distance(short, run) < 0.1
+    assert read_metrics(run)["settings"]["bf16"] is True
+
+
+# Trackers
+
+TRACKED = """
+import json, sys
+from pathlib import Path
+from wave_network.training.finetune import finetune
+from wave_network.training.cli import parse_settings
+from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
+words, trackers = json.loads(sys.argv[1])
+data, model, arguments = parse_settings("finetune", [DataArguments, ModelArguments, RunArguments], words[1:])
+arguments.report_to = trackers
+finetune(data, model, arguments)
+"""
+
+
+def test_trackers_log_into_the_run_folder_and_nowhere_else(data: Path, tmp_path: Path):
+    home, run = tmp_path / "home", tmp_path / "runs" / "first"
+    home.mkdir()
+    trackers = ["tensorboard", "trackio"] + ["wandb"] * (importlib.util.find_spec("wandb") is not None)
+    words = small_words(data, run, num_train_epochs=2, hub_token="hf_secret")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_", "WANDB_"))}
+    environment |= {"HOME": str(home), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    command = [sys.executable, "-c", TRACKED, json.dumps([words, trackers])]
+    process = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert list(home.rglob("*")) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "runs"]
+    assert sorted(path.name for path in run.parent.iterdir()) == ["first"]
+    assert f"tensorboard --logdir {run}" in process.stdout
+    assert f"TRACKIO_DIR={run / 'trackio'} trackio show" in process.stdout
+    assert [path for path in run.rglob("*") if path.is_file() and b"hf_secret" in path.read_bytes()] == []
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    metrics = read_metrics(run)
+    accuracies = [event.value for event in events.Scalars("eval/accuracy")]
+    assert len(accuracies) == 2
+    assert max(accuracies) == pytest.approx(metrics["results"]["validation"]["accuracy"])
+    with contextlib.closing(sqlite3.connect(run / "trackio" / "texts.db")) as database:
+        rows = database.execute("SELECT run_name, metrics FROM metrics").fetchall()
+    assert {name for name, _ in rows} == {"first"}
+    logged = [json.loads(values) for _, values in rows]
+    assert [values["eval/accuracy"] for values in logged if "eval/accuracy" in values][:2] == pytest.approx(accuracies)
+    tests = [values["test/accuracy"] for values in logged if "test/accuracy" in values]
+    assert tests == pytest.approx([metrics["results"]["test"]["accuracy"]])
+    if "wandb" in trackers:
+        assert list(run.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_the_command_line_that_a_tracker_notes_has_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = ["wave-network", "finetune", "--hub_token", "hf_secret", "--hub-token=hf_secret"]
+    monkeypatch.setattr(sys, "argv", words)
+    with track(finetune.RunArguments(use_cpu=True, hub_token="hf_secret"), tmp_path):
+        assert sys.argv == [word.replace("hf_secret", "<HUB_TOKEN>") for word in words]
+    assert sys.argv == words
+
+
+def test_a_place_that_the_user_has_chosen_is_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "mine"))
+    before = dict(os.environ)
+    run = finetune_small(data, tmp_path / "run", report_to="tensorboard", max_steps=1)
+    assert len(list((tmp_path / "mine").glob("events.*"))) == 1
+    assert not (run / "tensorboard").exists()
+    changed = {name for name in os.environ.keys() | before if os.environ.get(name) != before.get(name)}
+    assert not {name for name in changed if name.startswith(("TENSORBOARD", "TRACKIO", "WANDB"))}
+
+
+@pytest.mark.parametrize(("tracker", "extra"), [("trackio", "track"), ("tensorboard", "track"), ("wandb", "wandb")])
+def test_a_tracker_that_is_not_installed_is_named_with_its_extra_before_the_training(
+    tracker: str,
+    extra: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setitem(sys.modules, tracker, None)
+    error = refuse(small_words(data, tmp_path / "run", report_to=tracker), capsys)
+    assert "ImportError" in error
+    assert f'pip install "wave-network[{extra}]"' in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tracker_that_there_is_not_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    error = refuse(small_words(data, tmp_path / "run", report_to="tensorbord"), capsys)
+    assert "`report_to`" in error
+    assert "'tensorbord'" in error
+    assert "'tensorboard'" in error
 
 
 # Other data, tokenizers and models
@@ -488,10 +697,17 @@ def test_two_processes_evaluate_as_one(run: Path, data: Path, tmp_path: Path):
     assert list_files(two) == RUN_FILES
 
 
-def test_two_processes_train_as_one(data: Path, tmp_path: Path):
+def test_two_processes_train_as_one(tmp_path: Path):
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [row | {"weight": index % 3} for index, row in enumerate(make_rows(120, seed=0))]
+    write_csv(data / "train.csv", rows)
+    write_csv(data / "test.csv", make_rows(43, seed=1))
     settings = {
         "train_sampling_strategy": "random",  # grouped by length, the batches of one process and of two differ
+        "loss": "focal",
         "class_weights": "balanced",
+        "weight_column": "weight",
         "hidden_dropout_prob": 0,
         "optim": "sgd",
         "max_grad_norm": 0,

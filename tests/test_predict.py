@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -214,24 +216,41 @@ def test_a_model_that_knows_no_packed_texts_gets_padded_ones(
         assert [float(row[f"probability_{label}"]) for label in AWKWARD] == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_chunk_is_written_before_the_next_one_is_read(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("output", ["out.csv", "-"])
+def test_a_chunk_is_written_before_the_next_one_is_read(
+    model: Path, tmp_path: Path, output: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     written = []
 
     def read_texts(path: str, **_: Any) -> Iterator[list[dict[str, str]]]:
         for _ in range(3):
-            written.append(len(lines))
+            parts = [path.read_text() for path in sorted(tmp_path.rglob("*.csv"))] or [capsys.readouterr().out]
+            written.append(sum(part.count("\n") for part in parts))
             yield [{"text": "goal"}, {"text": "bank"}]
 
-    class Writer:
-        def writerow(self, row: list[Any]) -> None:
-            lines.append(row)
-
-    lines: list[Any] = []
     monkeypatch.setattr(predict_module, "read_texts", read_texts)
-    monkeypatch.setattr(predict_module.csv, "writer", lambda _: Writer())
-    predict(PredictArguments(str(model), "texts.csv", output=str(tmp_path / "out.csv"), device="cpu"))
-    assert written == [1, 3, 5]  # the header, and two rows for each chunk
-    assert [line[0] for line in lines] == ["row", 0, 1, 2, 3, 4, 5]
+    path = output if output == "-" else str(tmp_path / output)
+    predict(PredictArguments(str(model), "texts.csv", output=path, device="cpu"))
+    # To standard output the header goes first.
+    assert written == ([1, 2, 2] if output == "-" else [0, 2, 4])
+
+
+@pytest.mark.parametrize("output", ["out.csv", "-"])
+def test_the_memory_does_not_grow_with_the_file(
+    model: Path, tmp_path: Path, output: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(predict_module, "CHUNK", 50)
+    monkeypatch.setattr(predict_module.Classifier, "classify", lambda self, rows: ([row["text"][:9]] for row in rows))
+    peaks = []
+    for count in (150, 1500):
+        file = write_csv(tmp_path / f"{count}.csv", ({"text": f"{index} " * 1000} for index in range(count)))
+        path = output if output == "-" else str(tmp_path / f"{count}-{output}")
+        tracemalloc.start()
+        predict(PredictArguments(str(model), str(file), output=path, device="cpu"))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert file.stat().st_size > 4 * peaks[1]
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 @pytest.mark.parametrize("numbers", [0, sys.maxsize])
@@ -293,22 +312,14 @@ def test_a_dash_writes_to_standard_output_and_nothing_else(
     assert list(csv.DictReader(lines)) == classify(model, file, output=str(tmp_path / "out.csv"))
 
 
-def test_an_interrupted_run_leaves_nothing_under_the_name_of_its_output(
-    model: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("finished", [0, 1])
+def test_an_interrupted_run_leaves_nothing_but_what_it_has_finished(
+    model: Path, file: Path, finished: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    calls = []
-
-    def fail(self: Any, rows: list[dict[str, str]]) -> list[list[Any]]:
-        calls.append(rows)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return [["plain", 1, 1, 0, 0] for _ in rows]
-
-    monkeypatch.setattr(predict_module.Classifier, "classify", fail)
-    monkeypatch.setattr(predict_module, "CHUNK", 10)
-    with pytest.raises(KeyboardInterrupt):
-        classify(model, file)
-    assert list(file.parent.iterdir()) == [file]
+    interrupt(model, file, monkeypatch, finished=finished)
+    parts = file.with_name(".texts.csv.predictions.csv.parts")
+    assert sorted(file.parent.iterdir()) == ([parts, file] if finished else [file])
+    assert (f"Finished chunks that are kept in '{parts}': 1." in capsys.readouterr().err) == bool(finished)
 
 
 def test_an_interrupted_run_keeps_the_output_that_it_was_to_replace(
@@ -322,14 +333,146 @@ def test_an_interrupted_run_keeps_the_output_that_it_was_to_replace(
     assert output.read_text() == "mine"
 
 
-def test_only_the_first_process_works(model: Path, file: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("RANK", "1")
-    output = predict(PredictArguments(str(model), str(file)))
-    assert output == file.with_name("texts.csv.predictions.csv")
-    assert not output.exists()
-    output.touch()  # the first process may have ended by now
-    predict(PredictArguments(str(model), str(file)))
-    assert output.read_bytes() == b""
+# How it goes on
+
+
+def interrupt(model: Path, file: Path, monkeypatch: pytest.MonkeyPatch, finished: int = 2) -> None:
+    """A run that is stopped in the chunk of ten rows after these."""
+    monkeypatch.setattr(predict_module, "CHUNK", 10)
+    classify_chunk = predict_module.Classifier.classify
+    calls = []
+
+    def classify_or_stop(self: Any, rows: list[dict[str, str]]) -> Iterator[list[Any]]:
+        calls.append(len(rows))
+        for place, cells in enumerate(classify_chunk(self, rows)):
+            if len(calls) > finished and place == 5:
+                raise KeyboardInterrupt
+            yield cells
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict_module.Classifier, "classify", classify_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            classify(model, file)
+
+
+def note_chunks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The first text of each chunk that is classified from now on."""
+    noted: list[str] = []
+    classify_chunk = predict_module.Classifier.classify
+
+    def classify_and_note(self: Any, rows: list[dict[str, str]]) -> Iterator[list[Any]]:
+        noted.append(rows[0]["text"])
+        return classify_chunk(self, rows)
+
+    monkeypatch.setattr(predict_module.Classifier, "classify", classify_and_note)
+    return noted
+
+
+def test_the_same_command_goes_on_with_what_is_not_finished(
+    model: Path, file: Path, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(predict_module, "CHUNK", 10)
+    classify(model, file, output=str(tmp_path / "whole.csv"))
+    interrupt(model, file, monkeypatch, finished=1)
+    interrupt(model, file, monkeypatch, finished=2)  # of what is not finished yet
+    noted = note_chunks(monkeypatch)
+    os.utime(file, (0, 0))  # it is the same file, copied or not
+    rows = classify(model, file)
+    assert noted == [texts[30], texts[40]]
+    assert file.with_name("texts.csv.predictions.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert [row["row"] for row in rows] == [str(index) for index in range(50)]
+    assert not list(file.parent.glob(".*"))
+
+
+def test_a_file_may_change_where_it_was_not_read_yet(
+    model: Path, file: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    interrupt(model, file, monkeypatch)
+    noted = note_chunks(monkeypatch)
+    write_csv(file, [{"text": text} for text in [*texts[:20], "bank", *texts[20:]]])
+    assert len(classify(model, file)) == 51
+    assert noted == ["bank", texts[29], texts[39], texts[49]]
+
+
+def test_rows_that_have_changed_since_are_named(
+    model: Path, file: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    interrupt(model, file, monkeypatch)
+    write_csv(file, [{"text": text} for text in [*texts[:12], "another", *texts[13:]]])
+    with pytest.raises(ValueError, match=r"`file` .* rows 10 to 19, .* --overwrite"):
+        classify(model, file)
+    noted = note_chunks(monkeypatch)
+    assert len(classify(model, file, overwrite=True)) == 50
+    assert len(noted) == 5
+
+
+@pytest.mark.parametrize("name", ["model", "text_columns", "batch_size", "device", "chunk", "wave_network"])
+def test_a_run_with_another_setting_is_not_gone_on_with(
+    name: str, model: Path, file: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    interrupt(model, file, monkeypatch)
+    settings: dict[str, Any] = {}
+    if name == "model":
+        folder = save_model(tmp_path / "other", tokenizer, AWKWARD)
+        weights = AutoModelForSequenceClassification.from_pretrained(folder)
+        weights.classifier.bias.data += 1
+        weights.save_pretrained(folder)
+        model = folder
+    elif name in ("text_columns", "batch_size"):
+        settings = {"text_columns": ["text"]} if name == "text_columns" else {"batch_size": 3}
+    elif name == "chunk":
+        monkeypatch.setattr(predict_module, "CHUNK", 11)
+    elif name == "wave_network":
+        monkeypatch.setattr(predict_module, "version", lambda package: "0.0.1")
+    else:
+        edit_settings(file, device="cuda")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=f"with another `{name}`.* --overwrite"):
+        classify(model, file, **settings)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    assert len(classify(model, file, overwrite=True, **settings)) == 50
+    assert not list(file.parent.glob(".*"))
+
+
+def edit_settings(file: Path, **settings: Any) -> Path:
+    path = file.with_name(".texts.csv.predictions.csv.parts") / "settings.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return path
+
+
+def test_a_model_that_was_moved_is_the_same(model: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    interrupt(model, file, monkeypatch)
+    moved = shutil.copytree(model, tmp_path / "moved")
+    (moved / "README.md").write_text("# Another card\n")
+    noted = note_chunks(monkeypatch)
+    assert len(classify(moved, file)) == 50
+    assert len(noted) == 3
+
+
+@pytest.mark.parametrize("damage", ["remove", "cut"])
+def test_damaged_settings_of_an_interrupted_run_are_named(
+    damage: str, model: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    interrupt(model, file, monkeypatch)
+    path = edit_settings(file)
+    path.unlink() if damage == "remove" else path.write_text(path.read_text()[:20])
+    with pytest.raises(ValueError, match=r"settings\.json cannot be read.* --overwrite"):
+        classify(model, file)
+
+
+def test_a_chunk_that_is_lost_is_missed(model: Path, file: Path, monkeypatch: pytest.MonkeyPatch):
+    classify_chunk = predict_module.Classifier.classify
+
+    def classify_and_lose(self: Any, rows: list[dict[str, str]]) -> Iterator[list[Any]]:
+        for path in file.parent.rglob("00000001-*.csv"):
+            path.unlink()
+        return classify_chunk(self, rows)
+
+    monkeypatch.setattr(predict_module, "CHUNK", 10)
+    monkeypatch.setattr(predict_module.Classifier, "classify", classify_and_lose)
+    with pytest.raises(FileNotFoundError, match="Chunk 1 of 5 is missing"):
+        classify(model, file)
+    assert not file.with_name("texts.csv.predictions.csv").exists()
 
 
 # What is refused

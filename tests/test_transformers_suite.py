@@ -83,6 +83,7 @@ SKIPPED = {
     "test_sdpa_can_dispatch_non_composite_models": ATTENTION,
     "test_sdpa_can_dispatch_on_flash": ATTENTION,
     "test_sliding_window_mask": ATTENTION,
+    "test_torch_export": ATTENTION,
     # Rotary positions turn the queries and keys of an attention layer.
     "test_model_rope_scaling_frequencies": ATTENTION,
     "test_model_rope_scaling_from_config": ATTENTION,
@@ -98,6 +99,7 @@ SKIPPED = {
     "test_resize_embeddings_untied_with_deepspeed_multi_gpu": ACCELERATOR,
     "test_resize_tokens_embeddings_with_deepspeed": ACCELERATOR,
     "test_resize_tokens_embeddings_with_deepspeed_multi_gpu": ACCELERATOR,
+    "test_multi_gpu_data_parallel_forward": ACCELERATOR,
     "test_torch_compile_for_training": ACCELERATOR,
     "test_vision_axial_rope": VISION,
     "test_can_load_from_already_mapped_keys": OTHER + "checkpoints under older names of the weights",
@@ -113,6 +115,22 @@ SKIPPED = {
     "test_resize_position_vector_embeddings": OTHER + "a position table that can be resized",
     "test_tied_head_has_a_tp_plan_entry": OTHER + "a plan for tensor parallelism",
     "test_tp_plan_matches_params": OTHER + "a plan for tensor parallelism",
+}
+
+# Of these, the suite of the oldest version that we claim (constraints-oldest.txt) does not have the newer ones yet, and
+# that of the newest no longer has the older ones.
+OLDER = {"test_multi_gpu_data_parallel_forward", "test_torch_export"}
+NEWER = {
+    "test_causal_lm_loss_honors_shift_labels",
+    "test_encoder_decoder_loss_no_double_shift",
+    "test_kernels_can_load_without_crashing",
+    "test_model_rope_scaling_frequencies",
+    "test_model_rope_scaling_from_config",
+    "test_model_rope_with_partial_rotation",
+    "test_moe_models_record_router_logits",
+    "test_output_router_logits_from_config",
+    "test_tied_head_has_a_tp_plan_entry",
+    "test_vision_axial_rope",
 }
 
 
@@ -232,7 +250,7 @@ class WaveModelWithOptionsTest(WaveModelTest):
 
 def test_list_of_skipped_tests_is_exact():
     tests = [name for name in dir(WaveModelTest) if name.startswith("test_") and callable(getattr(WaveModelTest, name))]
-    assert set(SKIPPED) == {find_listed(test) for test in tests} - {None}
+    assert set(SKIPPED) - {find_listed(test) for test in tests} in (OLDER, NEWER)
     # A decorator that skips does not go through `skipTest`.
     decorated = [test for test in tests if getattr(getattr(WaveModelTest, test), "__unittest_skip__", False)]
     assert [test for test in decorated if find_listed(test) is None] == []

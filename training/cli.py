@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,11 @@ COMMON = frozenset(
         "per_device_train_batch_size",
         "per_device_eval_batch_size",
         "gradient_accumulation_steps",
+        "loss",
+        "focal_gamma",
         "class_weights",
+        "early_stopping_patience",
+        "early_stopping_threshold",
         "packing",
         "sparse_embeddings",
         "weight_decay",
@@ -37,7 +42,10 @@ COMMON = frozenset(
         "bf16",
         "use_cpu",
         "torch_compile",
+        "gradient_checkpointing",
         "report_to",
+        "run_name",
+        "project",
         "push_to_hub",
         "hub_model_id",
         "hub_token",
@@ -49,13 +57,21 @@ COMMON = frozenset(
 
 def main(words: Sequence[str] | None = None) -> None:
     """Runs one verb. An error in what the user gave is one line on standard error, with exit status 2."""
-    verbs = {"finetune": run_finetune, "predict": run_predict, "push": run_push}
+    verbs = {
+        "finetune": run_finetune,
+        "sweep": run_sweep,
+        "predict": run_predict,
+        "export": run_export,
+        "push": run_push,
+    }
     parser = argparse.ArgumentParser(
         prog="wave-network",
         description="Train, use and share Wave Network text classifiers.",
         epilog="verbs:\n"
         "  finetune   train a classifier on your texts and leave a run folder\n"
+        "  sweep      search for the settings that suit your texts\n"
         "  predict    classify a file of texts\n"
+        "  export     write a classifier for another runtime: ONNX, OpenVINO, ExecuTorch\n"
         "  push       put a finished run folder on the Hub\n\n"
         "`wave-network VERB --help` explains a verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -105,6 +121,20 @@ def run_finetune(words: list[str]) -> None:
         print(f"Pushed: {address}")
 
 
+def run_sweep(words: list[str]) -> None:
+    from ..analysis.sweep import draw_sweep
+    from .settings import DataArguments, ModelArguments, RunArguments
+    from .sweep import SweepArguments, sweep
+
+    types = [SweepArguments, DataArguments, ModelArguments, RunArguments]
+    sweep_arguments, data_arguments, model_arguments, arguments = parse_settings(
+        "sweep", types, words, hide_from=RunArguments
+    )
+    folder = sweep(sweep_arguments, data_arguments, model_arguments, arguments, list_given(words))
+    draw_sweep(folder)
+    print_best(folder)
+
+
 def run_predict(words: list[str]) -> None:
     from .predict import PredictArguments, predict
 
@@ -114,6 +144,15 @@ def run_predict(words: list[str]) -> None:
     output = predict(arguments)
     if output is not None:
         print(f"Written: {output}")
+
+
+def run_export(words: list[str]) -> None:
+    from ..export.export import ExportArguments, describe_export, export_model
+
+    # The model may come first, without its name: `wave-network export MODEL --format onnx`.
+    words = ["--model", *words] if words and not words[0].startswith("-") else words
+    (arguments,) = parse_settings("export", [ExportArguments], words)
+    print(describe_export(export_model(arguments)))
 
 
 def run_push(words: list[str]) -> None:
@@ -144,18 +183,27 @@ def parse_settings(verb: str, types: list[Any], words: list[str], hide_from: Any
                 if action.dest in hide_from.__dataclass_fields__ and action.dest not in COMMON:
                     action.help = argparse.SUPPRESS
 
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config")
-    found, words = finder.parse_known_args(words)
-    from_file = read_config(found.config) if found.config else []
     *settings, _, unknown = parser.parse_args_into_dataclasses(
-        from_file + words, return_remaining_strings=True, look_for_args_file=False
+        insert_config(words), return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
         options = [option for action in parser._actions for option in action.option_strings]
         close = difflib.get_close_matches(unknown[0], options, n=3)
         parser.error(f"unknown setting {unknown[0]}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
     return tuple(settings)
+
+
+def insert_config(words: list[str]) -> list[str]:
+    """The words of `--config FILE.yaml`, if there is one, before the others, which go before them in effect."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    found, words = finder.parse_known_args(words)
+    return read_config(found.config) + words if found.config else words
+
+
+def list_given(words: list[str]) -> set[str]:
+    """The settings that have been given a value, be it their default."""
+    return {word[2:].partition("=")[0].replace("-", "_") for word in insert_config(words) if word.startswith("--")}
 
 
 def read_config(file: str) -> list[str]:
@@ -175,6 +223,18 @@ def read_config(file: str) -> list[str]:
     return words
 
 
+def print_best(folder: Path) -> None:
+    record = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    best, states = record["best"], [trial["state"] for trial in record["trials"]]
+    print(f"{states.count('complete')} trials complete, {states.count('pruned')} pruned. They are in {folder}")
+    if best is None:
+        print("No trial came to a value: see trials.csv.")
+        return
+    command = ["wave-network", "finetune", "--config", str(folder / "best.yaml"), "--output_dir", f"{folder}_best"]
+    print(f"Best: trial {best['number']}, {record['metric']} {best['value']:.4f} in validation. To train and test it:")
+    print(f"  {shlex.join(command)}")
+
+
 def print_results(folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     for split, result in metrics["results"].items():
@@ -183,6 +243,9 @@ def print_results(folder: Path) -> None:
             f"{split}: accuracy {result['accuracy']:.2%} ({interval}, {result['rows']:,} rows), "
             f"macro F1 {result['macro_f1']:.2%}"
         )
+    end = metrics["end"]
+    if end["reason"] == "early_stopping_patience":
+        print(f"Stopped early, after epoch {end['epoch']:g}.")
     print(f"Done in {metrics['duration_seconds']:.0f} s. The model, its card and metrics.json are in {folder}")
 
 

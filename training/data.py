@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import math
 import os
 import re
 import zlib
@@ -58,6 +59,7 @@ class TextData:
     """
     Labelled texts, ready to train on. The splits have the columns `text`, `text_pair` (only for pairs) and `label` (a
     `ClassLabel`: an index into `label_names`); their rows keep the order of the source, which may be sorted by label.
+    `train` has also `weight`, 1 on average, if a weight column was given.
 
     Attributes:
         name: The name of the data set: built-in, on the Hub, or that of the file or folder, without its path.
@@ -66,7 +68,7 @@ class TextData:
         validation: The rows to choose by.
         test: The rows to report on, if there are any with labels.
         label_names: The names of the classes in label order, the same for all splits.
-        fingerprint: The sha256 over the rows (text, pair, label) of all splits, the same on every machine.
+        fingerprint: The sha256 over the rows (text, pair, label, weight) of all splits, the same on every machine.
         validation_was_split: Whether `validation` was cut from the training rows.
         text_columns: The text columns of the source, as found or given.
         label_column: The label column of the source, as found or given.
@@ -89,6 +91,7 @@ def load_text_data(
     *,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
+    weight_column: str | None = None,
     validation_fraction: float = 0.1,
     dataset_config: str | None = None,
     train_split: str | None = None,
@@ -113,6 +116,8 @@ def load_text_data(
             `sentence`, ...), or else the only column with words.
         label_column: The column with the label. Without it: a column with a usual name (`label`, `category`, ...), or
             else the only column beside the text.
+        weight_column: The column with a weight for each training row, a finite number of at least 0. The other splits
+            need not have it.
         validation_fraction: Which part of the training rows becomes the validation split if there is none, class by
             class; a class of a single row stays in the training rows.
         dataset_config: The configuration of a data set on the Hub, such as `sst2` of `nyu-mll/glue`.
@@ -139,11 +144,17 @@ def load_text_data(
 
     if isinstance(text_columns, str):
         text_columns = [text_columns]
+    weights = None
+    if weight_column is not None:
+        refuse_column_in_use(weight_column, text_columns, label_column)
+        tables["train"], weights = take_weights(tables["train"], weight_column)
     text_columns, label_column = find_columns(tables["train"], text_columns, label_column)
     if class_names is None:
         class_names = declared_names(tables["train"], label_column)
     splits = {split: read_split(split, table, text_columns, label_column) for split, table in tables.items()}
     splits = {split: rows for split, rows in splits.items() if split == "train" or has_labels(split, rows, splits)}
+    if weights is not None:
+        splits["train"]["weight"] = weights
     splits["train"] = drop_empty_texts(splits["train"])
     label_names, labels = index_labels(splits, class_names)
     splits = {split: rows | {"label": labels[split]} for split, rows in splits.items()}
@@ -153,6 +164,9 @@ def load_text_data(
         kept, cut = cut_rows(splits["train"]["label"], validation_fraction, seed)
         splits["validation"] = take_rows(splits["train"], cut)
         splits["train"] = take_rows(splits["train"], kept)
+    if weights is not None:
+        splits["validation"].pop("weight", None)
+        splits["train"]["weight"] = normalise_weights(splits["train"]["weight"], weight_column)
     made = {split: make_dataset(rows, label_names) for split, rows in splits.items()}
     is_on_hub = not is_local(name)
     return TextData(
@@ -424,6 +438,48 @@ def read_columns(table: pa.Table, text_columns: Sequence[str], where: str) -> di
     return dict(zip(("text", "text_pair"), texts, strict=False))
 
 
+def refuse_column_in_use(weight_column: str, text_columns: Sequence[str] | None, label_column: str | None) -> None:
+    if weight_column in (text_columns or ()) or weight_column == label_column:
+        raise ValueError(f"`weight_column` must be neither a text column nor the label column, got {weight_column!r}.")
+
+
+def take_weights(table: pa.Table, weight_column: str) -> tuple[pa.Table, list[float]]:
+    """The training rows without their weights, which must not be taken for text or labels, and these."""
+    check_columns("weight_column", [weight_column], table.column_names)
+    values = table.column(weight_column).to_pylist()
+    weights = [as_weight(value) for value in values]
+    bad = [row for row, weight in enumerate(weights) if weight is None]
+    if bad:
+        others = f" (and in {len(bad) - 1} others)" if len(bad) > 1 else ""
+        raise ValueError(
+            f"The weight column {weight_column!r} must hold finite numbers of at least 0, got {values[bad[0]]!r} in "
+            f"row {bad[0] + 1}{others} of the train split (counted from 1)."
+        )
+    return table.drop_columns([weight_column]), cast(list[float], weights)
+
+
+def as_weight(value: Any) -> float | None:
+    """A number, or a string of one, as a weight; None if it cannot be one."""
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if not is_number and not (isinstance(value, str) and NUMBER.fullmatch(value.strip())):
+        return None
+    try:
+        weight = float(value)
+    except OverflowError:
+        return None
+    return weight if 0 <= weight < math.inf else None
+
+
+def normalise_weights(weights: Sequence[float], weight_column: str | None) -> list[float]:
+    """The weights, scaled to be 1 on average: only their ratios count, and the learning rate keeps its meaning."""
+    largest = max(weights)
+    if largest == 0:
+        raise ValueError(f"The weight column {weight_column!r} must not hold 0 in every training row.")
+    shares = [weight / largest for weight in weights]  # a sum of large numbers may not be finite
+    mean = math.fsum(shares) / len(shares)
+    return [share / mean for share in shares]
+
+
 def read_split(split: str, table: pa.Table, text_columns: Sequence[str], label_column: str) -> dict[str, list[Any]]:
     """A split as lists: `text`, maybe `text_pair`, `label` (strings, None where missing), `row` (counted from 1)."""
     if not set(text_columns) <= set(table.column_names):
@@ -561,6 +617,8 @@ def cut_rows(labels: Sequence[Any], fraction: float, seed: int) -> tuple[list[in
 def make_dataset(rows: Mapping[str, list[Any]], label_names: list[str]) -> Dataset:
     texts = [name for name in ("text", "text_pair") if name in rows]
     features = Features({name: Value("string") for name in texts} | {"label": ClassLabel(names=label_names)})
+    if "weight" in rows:
+        features["weight"] = Value("float64")
     table = pa.table({name: rows[name] for name in features}, schema=features.arrow_schema)
     return Dataset(table)
 
@@ -572,8 +630,9 @@ def fingerprint_rows(splits: Mapping[str, Mapping[str, list[Any]]], label_names:
             rows = splits[split]
             digest.update(json.dumps([split, len(rows["text"])]).encode())
             pairs = rows.get("text_pair", [None] * len(rows["text"]))
-            for row in zip(rows["text"], pairs, rows["label"], strict=True):
-                digest.update(json.dumps(row).encode())
+            weights = [(weight,) for weight in rows["weight"]] if "weight" in rows else [()] * len(rows["text"])
+            for row in zip(rows["text"], pairs, rows["label"], weights, strict=True):
+                digest.update(json.dumps([*row[:3], *row[3]]).encode())
     return digest.hexdigest()
 
 
@@ -660,7 +719,7 @@ def in_tables(rows: Iterator[dict[str, Any]], batch_size: int, path: Path) -> It
         names = dict.fromkeys(chain.from_iterable(batch))
         try:
             yield pa.table({name: [row.get(name) for row in batch] for name in names})
-        except (pa.ArrowException, UnicodeEncodeError) as error:
+        except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
             raise ValueError(f"The file {path} must hold one kind of value in each column: {error}") from error
 
 

@@ -1,12 +1,13 @@
 """`wave-network finetune`: data by name or path in, a run folder with a model ready to share out."""
 
+import functools
 import json
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -19,9 +20,12 @@ from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
+    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
+    TrainerControl,
+    TrainerState,
     set_seed,
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -31,11 +35,14 @@ from ..configuration import WaveConfig
 from ..modeling_wave import WaveForSequenceClassification
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
 from .data import TextData, load_text_data
+from .losses import SAMPLE_WEIGHT, WithSampleWeights, make_loss
 from .metrics import ClassificationReport
 from .optimizer import LazyAdamW, with_dense_gradients
 from .packing import DataCollatorWithPacking, takes_packed
 from .record import count_parameters, summarise, write_record
 from .settings import DataArguments, ModelArguments, RunArguments, find_changed
+from .sharding import is_sharded, refuse_unfit_sharding, set_up_sharding
+from .tracking import print_trackers, refuse_missing_trackers, track
 
 # What `--sparse_embeddings` has a row-sparse form of.
 ADAMW = ("adamw_torch", "adamw_torch_fused")
@@ -65,13 +72,36 @@ class SeededSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
+class EarlyStopping(EarlyStoppingCallback):
+    """Stops where transformers' own does; its count goes on with a run that is resumed."""
+
+    def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self.early_stopping_patience_counter = read_patience_counter(state)
+        # A checkpoint of a run that was begun without early stopping has no place for its state.
+        list_callbacks(state)[type(self).__name__] = self.state()
+
+
+def read_patience_counter(state: TrainerState) -> int:
+    """How many validations in a row had brought no new best when a checkpoint was written."""
+    saved = list_callbacks(state).get(EarlyStopping.__name__, {"attributes": {}})
+    return saved["attributes"].get("early_stopping_patience_counter", 0)
+
+
+def list_callbacks(state: TrainerState) -> dict[str, Any]:
+    """The states of the callbacks, by the names of their classes."""
+    return cast(dict[str, Any], state.stateful_callbacks)
+
+
 class WaveTrainer(Trainer):
-    """Trainer with our order of the training rows, and with `sparse_embeddings`."""
+    """Trainer with our order of the training rows, with weights of the rows, and with `sparse_embeddings`."""
 
     args: RunArguments
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
+        if self.args.fsdp:
+            self.is_fsdp_enabled = set_up_sharding(self.accelerator, self.args, cast(PreTrainedModel, self.model))
         if self.args.sparse_embeddings:
             # Through this method every version of Trainer clips the gradients and takes their norm.
             clip = self.accelerator.clip_grad_norm_
@@ -93,6 +123,23 @@ class WaveTrainer(Trainer):
             self.optimizer_cls_and_kwargs = LazyAdamW, settings
         return super().create_optimizer(*arguments)
 
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns = cast(list[str], self._signature_columns)
+        if SAMPLE_WEIGHT not in columns:
+            columns.append(SAMPLE_WEIGHT)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # The model does not take the weights, and the hook would not pass them.
+        weights = inputs.pop(SAMPLE_WEIGHT, None)
+        hook = self.compute_loss_func
+        if weights is not None:
+            self.compute_loss_func = functools.partial(hook, sample_weight=weights)
+        try:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        finally:
+            self.compute_loss_func = hook
+
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
         if not isinstance(sampler, LengthGroupedSampler):
@@ -100,42 +147,57 @@ class WaveTrainer(Trainer):
         return SeededSampler(self, sampler.batch_size, sampler.lengths)
 
 
-def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments) -> Path:
+def finetune(
+    data_arguments: DataArguments,
+    model_arguments: ModelArguments,
+    arguments: RunArguments,
+    compute_loss_func: Callable[..., torch.Tensor] | None = None,
+) -> Path:
     """
     Trains a classifier and leaves a run folder: the best model by validation with its tokenizer and code, and
     `metrics.json`, which says how it was made and what it reached. Checkpoints stay beside them.
 
     Under `torchrun` all processes call it; the first one writes.
 
+    Args:
+        data_arguments: What to learn from.
+        model_arguments: What to train.
+        arguments: How to train.
+        compute_loss_func: A loss of your own, in place of `loss`: Trainer's hook. It is called with the outputs of the
+            model, the labels (N,), and `num_items_in_batch`, the rows of the whole step, accumulated batches and other
+            processes included. For the loss to be a mean over the step, divide the sum over the rows by that number,
+            or by N where it is None.
+
     Returns:
         The run folder.
 
     Raises:
         FileExistsError: There is a run in the folder already, and `resume` is not set or it has ended.
+        ImportError: The package of a tracker in `report_to` is not installed.
         ValueError, OSError: Bad data, settings or files; the message names them.
     """
     start = time.perf_counter()
     refuse_useless(model_arguments)
     refuse_unfit(arguments)
-    folder = Path(arguments.output_dir or f"runs/{Path(data_arguments.dataset).resolve().name.split('.')[0]}")
+    refuse_missing_trackers(arguments)
+    if compute_loss_func is not None:
+        refuse_other_losses(data_arguments, arguments)
+    folder = Path(arguments.output_dir or f"runs/{name_of(data_arguments)}")
     arguments.output_dir = str(folder)
     # Before anything is written, all processes look at the folder.
     with arguments.main_process_first(desc="look at the run folder"):
         checkpoint = find_checkpoint(folder) if arguments.resume else None
         refuse_existing(folder, arguments.resume)
+    refuse_unfit_sharding(arguments, checkpoint)
     arguments.dataloader_pin_memory &= arguments.device.type == "cuda"
     # Tiny activations and moments become denormal numbers, which a CPU handles slowly. Threads inherit this when they
     # start, so it stands before anything that starts them.
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
 
-    data = load_text_data(
-        data_arguments.dataset,
-        dataset_config=data_arguments.dataset_config,
-        text_columns=data_arguments.text_columns,
-        label_column=data_arguments.label_column,
-        validation_fraction=data_arguments.validation_fraction,
-    )
+    data = read_data(data_arguments)
+    arguments.run_name = arguments.run_name or folder.name
+    arguments.project = arguments.project or data.name.replace("/", "--")
     tokenizer = get_tokenizer(model_arguments, data, folder if checkpoint else None)
     set_seed(arguments.seed)
     model = get_model(model_arguments, tokenizer, data.label_names)
@@ -144,44 +206,63 @@ def finetune(data_arguments: DataArguments, model_arguments: ModelArguments, arg
         encoded = {name: encode(split, tokenizer) for name, split in splits.items() if split is not None}
 
     report = ClassificationReport()
+    with track(arguments, folder):
+        trainer = WaveTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=encoded["train"],
+            eval_dataset=encoded["validation"],
+            processing_class=tokenizer,
+            data_collator=WithSampleWeights(get_collator(arguments, model, tokenizer)),
+            compute_metrics=functools.partial(compute_metrics, report),
+            compute_loss_func=compute_loss_func or make_loss(arguments, data),
+        )
+        if arguments.early_stopping_patience:
+            trainer.add_callback(EarlyStopping(arguments.early_stopping_patience, arguments.early_stopping_threshold))
+        is_main = trainer.is_world_process_zero()
+        if is_main:
+            # From the first checkpoint on, a push of the run folder finds code, tokenizer and settings in it.
+            folder.mkdir(parents=True, exist_ok=True)
+            model.config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            print_summary(model, data, folder)
+            print_trackers(arguments, folder)
+        train(trainer, checkpoint)
 
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        predicted = np.argmax(prediction.predictions, axis=-1)
-        result = report.compute(predictions=predicted, references=prediction.label_ids)
-        return {"accuracy": result["accuracy"], "macro_f1": result["macro_f1"]}
-
-    is_balanced = arguments.class_weights == "balanced"
-    if is_balanced:
-        class_weights = balance(data.train["label"], len(data.label_names))
-    trainer = WaveTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=encoded["train"],
-        eval_dataset=encoded["validation"],
-        processing_class=tokenizer,
-        data_collator=get_collator(arguments, model, tokenizer),
-        compute_metrics=compute_metrics,
-        compute_loss_func=weighted_loss(class_weights, arguments.label_smoothing_factor) if is_balanced else None,
-    )
-    is_main = trainer.is_world_process_zero()
+        results: dict[str, dict[str, Any]] = {}
+        for name, prefix in (("validation", "eval"), ("test", "test")):
+            if name in encoded:
+                prediction = trainer.predict(encoded[name], metric_key_prefix=prefix)
+                results[name] = summarise(report, prediction, data.label_names)
+    # Where the model is split, it takes all processes to put it together.
+    weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if is_main:
-        # From the first checkpoint on, a push of the run folder finds the code, the tokenizer and the settings in it.
-        folder.mkdir(parents=True, exist_ok=True)
-        model.config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        print_summary(model, data, folder)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-
-    results: dict[str, dict[str, Any]] = {}
-    for name in ("validation", "test"):
-        if name in encoded:
-            prediction = trainer.predict(encoded[name], metric_key_prefix=name)
-            results[name] = summarise(report, prediction, data.label_names)
-    if is_main:
-        save_atomically(folder, trainer.accelerator.unwrap_model(trainer.model), tokenizer)
-        write_record(folder, data_arguments, model_arguments, arguments, data, trainer, results, start)
+        save_atomically(folder, trainer.accelerator.unwrap_model(trainer.model), tokenizer, weights)
+        write_record(
+            folder, data_arguments, model_arguments, arguments, data, trainer, results, start, compute_loss_func
+        )
     arguments.distributed_state.wait_for_everyone()
     return folder
+
+
+def train(trainer: WaveTrainer, checkpoint: Path | None) -> None:
+    """Trains from the start, or on from a checkpoint."""
+    patience = trainer.args.early_stopping_patience
+    if checkpoint is not None and patience:
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if read_patience_counter(state) >= patience:
+            # The run had stopped and was interrupted before it had written its results. Trainer would train on.
+            best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+            trainer._load_from_checkpoint(str(best or checkpoint))
+            trainer.state = state
+            return
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def compute_metrics(report: ClassificationReport, prediction: EvalPrediction) -> dict[str, float]:
+    predicted = np.argmax(prediction.predictions, axis=-1)
+    result = report.compute(predictions=predicted, references=prediction.label_ids)
+    return {"accuracy": result["accuracy"], "macro_f1": result["macro_f1"]}
 
 
 def refuse_useless(arguments: ModelArguments) -> None:
@@ -216,6 +297,14 @@ def refuse_unfit(arguments: RunArguments) -> None:
         raise ValueError(f"`sparse_embeddings` (True) does not go with {unfit}. Leave out one of the two.")
 
 
+def refuse_other_losses(data_arguments: DataArguments, arguments: RunArguments) -> None:
+    """A loss that is given is the whole of it: a ValueError if a setting asks for another one, or for weights."""
+    settings = find_changed(data_arguments) | find_changed(arguments)
+    for name in ("loss", "class_weights", "weight_column"):
+        if name in settings:
+            raise ValueError(f"`{name}` ({settings[name]!r}) does not go with a `compute_loss_func`. Leave out one.")
+
+
 def refuse_existing(folder: Path, resume: bool) -> None:
     """A run is never overwritten: a folder with anything in it needs `--resume`, and an ended run another folder."""
     if (folder / "metrics.json").exists():
@@ -240,10 +329,28 @@ def is_complete(checkpoint: Path) -> bool:
     """Whether Trainer got to the end of a checkpoint: it writes its state last. Weights say how long they must be."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        if is_sharded(checkpoint):
+            return True
         with safe_open(checkpoint / "model.safetensors", framework="pt"):
             return True
     except (OSError, ValueError, SafetensorError):
         return False
+
+
+def name_of(arguments: DataArguments) -> str:
+    """What a folder is called after its data."""
+    return Path(arguments.dataset).resolve().name.split(".")[0]
+
+
+def read_data(arguments: DataArguments) -> TextData:
+    return load_text_data(
+        arguments.dataset,
+        dataset_config=arguments.dataset_config,
+        text_columns=arguments.text_columns,
+        label_column=arguments.label_column,
+        weight_column=arguments.weight_column,
+        validation_fraction=arguments.validation_fraction,
+    )
 
 
 def get_tokenizer(arguments: ModelArguments, data: TextData, resumed: Path | None) -> PreTrainedTokenizerBase:
@@ -305,35 +412,15 @@ def encode(split: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
     def encode_rows(rows: dict[str, list]) -> dict[str, list]:
         encoding = tokenizer(rows["text"], rows.get("text_pair"), truncation=True)
+        weights = {SAMPLE_WEIGHT: rows["weight"]} if "weight" in rows else {}
         return {
             **encoding,
             "length": [len(ids) for ids in encoding["input_ids"]],
             "labels": rows["label"],
+            **weights,
         }
 
     return split.map(encode_rows, batched=True, remove_columns=split.column_names, desc="Tokenizing")
-
-
-def balance(labels: Sequence[int], num_labels: int) -> torch.Tensor:
-    """Class weights, inverse to the frequencies and 1 on average over the rows. A class without rows counts as one."""
-    counts = np.bincount(labels, minlength=num_labels)
-    return torch.tensor(len(labels) / (np.count_nonzero(counts) * counts.clip(min=1)), dtype=torch.float32)
-
-
-def weighted_loss(class_weights: torch.Tensor, label_smoothing: float):
-    """A loss for Trainer: cross-entropy weighted by class, a mean over all rows of the step, accumulated ones too."""
-
-    def compute_loss(outputs, labels, num_items_in_batch=None):
-        losses = torch.nn.functional.cross_entropy(
-            outputs.logits.float(),
-            labels,
-            weight=class_weights.to(outputs.logits.device),
-            reduction="none",
-            label_smoothing=label_smoothing,  # Trainer leaves this to a loss that it is given
-        )
-        return losses.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
-
-    return compute_loss
 
 
 def print_summary(model: PreTrainedModel, data: TextData, folder: Path) -> None:
@@ -355,10 +442,18 @@ def print_summary(model: PreTrainedModel, data: TextData, folder: Path) -> None:
         )
 
 
-def save_atomically(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Saves beside the folder first and moves file by file, so that no file in it is ever half written."""
+def save_atomically(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """
+    Saves beside the folder first and moves file by file, so that no file in it is ever half written. `weights` are
+    those of the model, where it does not hold all of them.
+    """
     with tempfile.TemporaryDirectory(dir=folder, prefix="_saving-") as temporary:
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=weights)
         tokenizer.save_pretrained(temporary)
         for path in Path(temporary).iterdir():
             os.replace(path, folder / path.name)

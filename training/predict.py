@@ -2,19 +2,25 @@
 
 import contextlib
 import csv
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import CONFIG_NAME, cached_file
 
 from .data import read_texts
 from .packing import DataCollatorWithPacking, takes_packed
+from .parts import Parts
+from .processes import Processes, join_processes
 
 
 @dataclass
@@ -32,8 +38,13 @@ class PredictArguments:
         default=None, metadata={"help": "Column with the text, or two for pairs. Found by itself if unambiguous."}
     )
     batch_size: int = field(default=64, metadata={"help": "Texts in a batch, at most."})
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1 ... Default: a GPU if there is one."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
+    device: str | None = field(
+        default=None,
+        metadata={"help": "cpu, cuda, cuda:1 ... Default: a GPU if there is one, its own for each process."},
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace the output file if it exists, and start an interrupted run anew."}
+    )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the code in the model folder. Not needed for a Wave Network."}
     )
@@ -41,6 +52,7 @@ class PredictArguments:
 
 # So many rows are read, sorted by length into batches, and written before the next ones are read.
 CHUNK = 4096
+PROGRESS = {"desc": "Classifying", "unit": " texts"}
 
 # On a CPU a batch of more tokens leaves the caches.
 CPU_TOKENS = 4096
@@ -57,39 +69,153 @@ def predict(arguments: PredictArguments) -> Path | None:
     Only safetensors weights are read, and no code from the model folder unless `trust_remote_code` is set. Texts that
     are longer than the model allows are cut off.
 
+    Into a file, the work can be interrupted, and the same call goes on with it; and under `torchrun` the processes
+    share it, with the same output.
+
     Returns:
-        The output file, complete; it appears under its name only when it is. None for standard output.
+        The output file, complete; it appears under its name only when it is. None for standard output, and in all
+        processes but the first.
 
     Raises:
         FileExistsError: The output exists and `overwrite` is not set.
-        ValueError, OSError: The model, the file or a column is not as it must be; the message names it.
+        ValueError, OSError: The model, the file or a column is not as it must be, or not as it was when the run was
+            interrupted; the message names it.
+        ConnectionError: Another process has ended.
+        SystemExit: Another process reports one of these.
     """
+    with join_processes() as processes:
+        with processes.together():
+            output = find_output(arguments, processes)
+            # The file first: a model may have to come from the Hub.
+            batches = read_texts(arguments.file, text_columns=arguments.text_columns, batch_size=CHUNK)
+            chunks = number(batches, processes)
+            classifier = Classifier(
+                arguments.model, arguments.device, arguments.batch_size, arguments.trust_remote_code
+            )
+            if output is not None and processes.is_first:
+                Parts(output).begin(describe(arguments, classifier), arguments.overwrite)
+        if output is None:
+            write_out(chunks, classifier)
+            return None
+        parts = Parts(output)
+        try:
+            count = write_parts(parts, chunks, classifier, processes)
+            counts = processes.gather(count)
+            if len(set(counts)) > 1:
+                raise ValueError(f"`file` must be the same for all processes; they read {counts} chunks of it.")
+            with processes.together():
+                if processes.is_first:
+                    parts.join(classifier.header, count)
+        except BaseException:
+            if processes.is_first:
+                parts.leave()
+            raise
+    return output if processes.is_first else None
+
+
+def find_output(arguments: PredictArguments, processes: Processes) -> Path | None:
     if arguments.batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {arguments.batch_size}.")
-    output = None
-    if arguments.output != "-":
-        source = Path(arguments.file)
-        output = Path(arguments.output) if arguments.output else source.with_name(f"{source.name}.predictions.csv")
-    # One process does the work, also where torchrun started several.
-    if int(os.environ.get("RANK", "0")) != 0:
-        return output
-    if output is not None and output.exists() and not arguments.overwrite:
+    if arguments.output == "-":
+        if processes.count > 1:
+            raise ValueError(f"`output` must be a file where {processes.count} processes share the work, got '-'.")
+        return None
+    source = Path(arguments.file)
+    output = Path(arguments.output) if arguments.output else source.with_name(f"{source.name}.predictions.csv")
+    if output.exists() and not arguments.overwrite:
         raise FileExistsError(f"The output {str(output)!r} exists. Choose another `output`, or add --overwrite.")
-
-    # The file first: a model may have to come from the Hub.
-    chunks = read_texts(arguments.file, text_columns=arguments.text_columns, batch_size=CHUNK)
-    classifier = Classifier(arguments.model, arguments.device, arguments.batch_size, arguments.trust_remote_code)
-    with open_output(output) as file:
-        writer = csv.writer(file)
-        writer.writerow(classifier.header)
-        row = 0
-        with tqdm(desc="Classifying", unit=" texts", file=sys.stderr) as progress:
-            for texts in chunks:
-                for cells in classifier.classify(texts):
-                    writer.writerow([row, *cells])
-                    row += 1
-                progress.update(len(texts))
     return output
+
+
+def describe(arguments: PredictArguments, classifier: "Classifier") -> dict[str, Any]:
+    """What decides, beside its texts, what is written for a chunk."""
+    return {
+        "model": fingerprint_model(arguments.model),
+        "text_columns": arguments.text_columns,
+        "batch_size": arguments.batch_size,
+        "device": classifier.device.type,
+        "chunk": CHUNK,
+        "wave_network": version("wave-network"),
+    }
+
+
+def fingerprint_model(name: str) -> str:
+    """The sha256 over the files of a model that say what it does, wherever they lie."""
+    folder = Path(name) if Path(name).is_dir() else Path(cast(str, cached_file(name, CONFIG_NAME))).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".txt") and path.name != "metrics.json":
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of the file: which chunk of it, the number of the first row, and the texts."""
+
+    index: int
+    row: int
+    texts: list[dict[str, str]]
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()[:16]
+
+
+def number(batches: Iterator[list[dict[str, str]]], processes: Processes) -> Iterator[Chunk]:
+    """The chunks of the file. Each process reads all, and meets a bad row; the one whose chunk it is in reports it."""
+    index = row = 0
+    while True:
+        try:
+            texts = next(batches, None)
+        except ValueError:
+            if processes.owns(index):
+                raise
+            with contextlib.suppress(ConnectionError):
+                processes.gather(None)
+            sys.exit(2)
+        if texts is None:
+            return
+        yield Chunk(index, row, texts)
+        index, row = index + 1, row + len(texts)
+
+
+def write_out(chunks: Iterator[Chunk], classifier: "Classifier") -> None:
+    """Each chunk to standard output before the next one is read."""
+    writer = csv.writer(sys.stdout)
+    writer.writerow(classifier.header)
+    with tqdm(**PROGRESS) as progress:
+        for chunk in chunks:
+            writer.writerows(to_rows(chunk, classifier))
+            progress.update(len(chunk.texts))
+
+
+def write_parts(parts: Parts, chunks: Iterator[Chunk], classifier: "Classifier", processes: Processes) -> int:
+    """Each chunk to a part, if it is for this process and not finished yet. Returns how many chunks there are."""
+    finished = parts.find()
+    count = 0
+    with tqdm(**PROGRESS, disable=not processes.is_first) as progress:
+        for chunk in chunks:
+            count += 1
+            if processes.owns(chunk.index):
+                if chunk.index not in finished:
+                    parts.write(chunk.index, chunk.digest, to_rows(chunk, classifier))
+                elif finished[chunk.index] != chunk.digest:
+                    raise ValueError(
+                        f"`file` is not what it was when the run was interrupted: of its rows {chunk.row:,} to "
+                        f"{chunk.row + len(chunk.texts) - 1:,}, which are finished, some have changed. Choose another "
+                        "`output`, or start anew with --overwrite."
+                    )
+            progress.update(len(chunk.texts))
+    return count
+
+
+def to_rows(chunk: Chunk, classifier: "Classifier") -> Iterator[list[Any]]:
+    for place, cells in enumerate(classifier.classify(chunk.texts)):
+        yield [chunk.row + place, *cells]
 
 
 class Classifier:
@@ -100,7 +226,7 @@ class Classifier:
         self.model = AutoModelForSequenceClassification.from_pretrained(
             name, use_safetensors=True, trust_remote_code=trust_remote_code
         )
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or choose_device())
         self.model.to(self.device).eval()
         self.batch_size = batch_size
         self.takes_packed = takes_packed(self.model)
@@ -173,16 +299,8 @@ class Classifier:
         return [best, f"{max(probabilities):.6f}", *(f"{value:.6f}" for value in probabilities)]
 
 
-@contextlib.contextmanager
-def open_output(path: Path | None):
-    """Standard output, or a file that takes its name only once it is complete."""
-    if path is None:
-        yield sys.stdout
-        return
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def choose_device() -> str:
+    """A GPU if there is one; the processes of a machine take turns with its GPUs."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"

@@ -5,11 +5,12 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -30,9 +31,16 @@ def write_record(
     trainer: Trainer,
     results: dict[str, dict[str, Any]],
     start: float,
+    own_loss: Callable | None = None,
 ) -> None:
-    """Writes `metrics.json`: how the model was made, and what it reached. `start` is of `time.perf_counter`."""
+    """
+    Writes `metrics.json`: how the model was made, and what it reached. `start` is of `time.perf_counter`, `own_loss`
+    the loss that was given in Python.
+    """
     model = trainer.accelerator.unwrap_model(trainer.model)
+    settings = describe_settings(data_arguments, model_arguments, arguments, model.config)
+    if own_loss is not None:
+        settings["loss"] = f"compute_loss_func={getattr(own_loss, '__qualname__', type(own_loss).__qualname__)}"
     record = {
         "schema": METRICS_SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -44,8 +52,9 @@ def write_record(
         "base_model": model_arguments.model,
         "data": describe_data(data),
         "model": count_parameters(model),
-        "settings": describe_settings(model_arguments, arguments, model.config),
+        "settings": settings,
         "best": describe_best(trainer, arguments.metric_for_best_model),
+        "end": describe_end(trainer),
         "results": results,
     }
     write_atomically(folder / "metrics.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -80,7 +89,9 @@ def describe_data(data: TextData) -> dict[str, Any]:
     }
 
 
-def describe_settings(model_arguments: ModelArguments, arguments: RunArguments, config) -> dict[str, Any]:
+def describe_settings(
+    data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments, config
+) -> dict[str, Any]:
     """The settings that decide the result, flat."""
     names = (
         "learning_rate",
@@ -90,17 +101,24 @@ def describe_settings(model_arguments: ModelArguments, arguments: RunArguments, 
         "optim",
         "sparse_embeddings",
         "max_grad_norm",
+        "loss",
+        "focal_gamma",
         "label_smoothing_factor",
         "num_train_epochs",
         "max_steps",
         "per_device_train_batch_size",
         "gradient_accumulation_steps",
         "class_weights",
+        "early_stopping_patience",
+        "early_stopping_threshold",
         "packing",
+        "gradient_checkpointing",
+        "torch_compile",
         "bf16",
         "fp16",
     )
     settings = {name: getattr(arguments, name) for name in names} | {
+        "weight_column": data_arguments.weight_column,
         "processes": arguments.world_size,
         "max_length": model_arguments.max_length,
         "tokenizer": model_arguments.tokenizer or model_arguments.model or "trained on the training texts",
@@ -122,6 +140,16 @@ def describe_best(trainer: Trainer, metric: str | None) -> dict[str, Any] | None
         "metric": metric,
         "value": state.best_metric,
     }
+
+
+def describe_end(trainer: Trainer) -> dict[str, Any]:
+    """Where the training ended, and by which setting."""
+    state, arguments = trainer.state, cast(RunArguments, trainer.args)
+    if state.global_step >= state.max_steps:
+        reason = "max_steps" if arguments.max_steps > 0 else "num_train_epochs"
+    else:
+        reason = "early_stopping_patience" if arguments.early_stopping_patience else "a callback"
+    return {"step": state.global_step, "epoch": state.epoch, "reason": reason}
 
 
 def describe_device(arguments: TrainingArguments) -> str:

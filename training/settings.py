@@ -1,14 +1,19 @@
 """The settings of `wave-network finetune`: what to learn from, what to train, and how."""
 
 import json
+import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
 from transformers import TrainingArguments
 
 from ..configuration import WaveConfig
+
+LOSSES = ("cross_entropy", "focal", "label_smoothing")
+# What validation measures.
+METRICS = ("accuracy", "macro_f1", "loss")
 
 
 @dataclass
@@ -29,6 +34,13 @@ class DataArguments:
     )
     label_column: str | None = field(
         default=None, metadata={"help": "Column with the label. Found by itself if unambiguous."}
+    )
+    weight_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column with a weight for each training row, a number of at least 0. Only their ratios count; "
+            "validation and test are not weighted."
+        },
     )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Share of the training rows to validate on, if there is no validation split."}
@@ -55,6 +67,10 @@ class ModelArguments:
     intermediate_size: int | None = field(
         default=None, metadata={"help": "Width of a feed-forward block after each wave layer of a new model."}
     )
+    conv_kernel_size: int | None = field(
+        default=None,
+        metadata={"help": "Width (3, 5 ...) of a convolution that shows a new model the order of neighbouring tokens."},
+    )
     wave_operation: Literal["modulation", "interference"] = field(
         default="modulation", metadata={"help": "How the two variants of a token are superposed."}
     )
@@ -80,8 +96,31 @@ class RunArguments(TrainingArguments):
         default=None, metadata={"help": "Run folder. Default: runs/ and the name of the data set."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on with the run in the run folder."})
+    loss: Literal["cross_entropy", "focal", "label_smoothing"] = field(
+        default="cross_entropy",
+        metadata={
+            "help": "'focal' turns to the texts that are still hard (--focal_gamma), 'label_smoothing' asks for no "
+            "certainty (--label_smoothing_factor)."
+        },
+    )
+    focal_gamma: float = field(
+        default=2.0, metadata={"help": "How far --loss focal turns away from what is easy; 0 is cross-entropy."}
+    )
+    label_smoothing_factor: float | None = field(  # type: ignore[assignment]  # None until it is settled
+        default=None,
+        metadata={
+            "help": "Share of a label that all classes get alike, from 0 up to 1. Default: 0.1 with --loss "
+            "label_smoothing, which it stands for where it is given alone."
+        },
+    )
     class_weights: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "'balanced' weights each class by the inverse of its frequency."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many validations in a row without a new best; 0 is never."}
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "How much better than the best one counts as new, for early stopping."}
     )
     packing: bool = field(
         default=False,
@@ -109,18 +148,76 @@ class RunArguments(TrainingArguments):
         default="accuracy", metadata={"help": "What is best in validation: accuracy, macro_f1 or loss."}
     )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
-    report_to: str | None = field(default="none", metadata={"help": "Experiment tracker to report to."})
+    report_to: str | None = field(
+        default="none",
+        metadata={"help": "Experiment tracker: trackio, tensorboard or wandb. It logs in the run folder."},
+    )
+    run_name: str | None = field(
+        default=None, metadata={"help": "Name of the run in the tracker. Default: that of the run folder."}
+    )
+    project: str | None = field(  # type: ignore[assignment]  # None until `finetune` knows the data
+        default=None, metadata={"help": "Project in the tracker. Default: the name of the data set."}
+    )
+    gradient_checkpointing: bool = field(
+        default=False,
+        metadata={"help": "Compute activations again for the gradient, not keep them: less memory, more time."},
+    )
     train_sampling_strategy: str = field(
         default="group_by_length", metadata={"help": "Order of the training rows; group_by_length pads least."}
     )
     hub_strategy: str = field(default="end", metadata={"help": "When to push with --push_to_hub."})
 
     def __post_init__(self) -> None:
+        # In a settings file, and in the command that a record gives, it is a word.
+        words: dict[str, Any] = {"true": True, "false": False}
+        self.fsdp = words.get(str(self.fsdp).lower(), self.fsdp)
         # What was set, before transformers works out the rest.
         self.changed = find_changed(self, leave_out=("hub_token", "resume"))
+        self.settle_loss()
+        self.check_choice_of_best()
+        # The new name of the same setting, in versions of transformers that have it and call ours an old one.
+        if getattr(self, "activation_checkpointing", False) is None:
+            self.activation_checkpointing = self.gradient_checkpointing
         # transformers would call it `trainer_output`; `finetune` calls it after the data.
         self.output_dir = self.output_dir or ""
         super().__post_init__()
+
+    def settle_loss(self) -> None:
+        """Works out `loss` and `label_smoothing_factor` from each other; a ValueError if they or gamma contradict."""
+        epsilon = self.label_smoothing_factor
+        if self.loss not in LOSSES:
+            raise ValueError(f"`loss` must be one of {list(LOSSES)}, got {self.loss!r}.")
+        if epsilon is not None and not 0 <= epsilon < 1:
+            raise ValueError(f"`label_smoothing_factor` must be at least 0 and less than 1, got {epsilon}.")
+        if not 0 <= self.focal_gamma < math.inf:
+            raise ValueError(f"`focal_gamma` must be a finite number of at least 0, got {self.focal_gamma}.")
+        if self.loss != "focal" and self.focal_gamma != 2:
+            raise ValueError(f"`focal_gamma` ({self.focal_gamma}) is for `loss` 'focal', got {self.loss!r}.")
+        if self.loss == "focal" and epsilon:
+            raise ValueError(f"`label_smoothing_factor` ({epsilon}) does not go with `loss` 'focal'. Leave out one.")
+        if self.loss == "label_smoothing" and epsilon == 0:
+            raise ValueError("`label_smoothing_factor` must be greater than 0 with `loss` 'label_smoothing', got 0.")
+        if self.loss == "cross_entropy" and epsilon:
+            self.loss = "label_smoothing"
+        self.label_smoothing_factor = (0.1 if self.loss == "label_smoothing" else 0.0) if epsilon is None else epsilon
+
+    def check_choice_of_best(self) -> None:
+        """Raises a ValueError if the metric is none of ours, or early stopping has nothing to go by."""
+        metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        if metric not in METRICS:
+            raise ValueError(f"`metric_for_best_model` must be one of {list(METRICS)}, got {metric!r}.")
+        patience, threshold = self.early_stopping_patience, self.early_stopping_threshold
+        if patience is not None and patience < 0:
+            raise ValueError(f"`early_stopping_patience` must be at least 1, or 0 for none, got {patience}.")
+        if not 0 <= threshold < math.inf:
+            raise ValueError(f"`early_stopping_threshold` must be a finite number of at least 0, got {threshold}.")
+        if threshold and not patience:
+            raise ValueError(f"`early_stopping_threshold` ({threshold}) is for `early_stopping_patience`: give both.")
+        if patience and self.eval_strategy == "no":
+            raise ValueError(
+                f"`early_stopping_patience` ({patience}) goes by validation: `eval_strategy` must be 'epoch' or "
+                "'steps', got 'no'."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # Trainer pickles its arguments into every checkpoint; the access token must not land on the disk.
@@ -140,8 +237,14 @@ def find_changed(settings: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]
 
 def describe_command(data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments) -> str:
     """The command that repeats the run, also one that was set up in a file or in Python; without the access token."""
-    words = ["wave-network", "finetune"]
-    for name, value in (find_changed(data_arguments) | find_changed(model_arguments) | arguments.changed).items():
+    settings = find_changed(data_arguments) | find_changed(model_arguments) | arguments.changed
+    return shlex.join(["wave-network", "finetune", *as_words(settings)])
+
+
+def as_words(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as the words of a command line."""
+    words = []
+    for name, value in settings.items():
         values = value if isinstance(value, list) else [getattr(value, "value", value)]
         words += [f"--{name}", *(json.dumps(each) if isinstance(each, dict) else str(each) for each in values)]
-    return shlex.join(words)
+    return words
