@@ -42,6 +42,8 @@ COMMON = frozenset(
         "bf16",
         "use_cpu",
         "torch_compile",
+        "fsdp",
+        "fsdp_config",
         "gradient_checkpointing",
         "report_to",
         "run_name",
