@@ -1,11 +1,14 @@
 """The heads beside the sequence classifier: their losses, padding, packing, training, and each other's checkpoints."""
 
 import logging
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
+from small_runs import write_data
 from torch.nn.functional import cross_entropy, pad
 from torch.utils.data import Dataset
 from transformers import (
@@ -387,3 +390,14 @@ def test_every_head_compiles_into_one_graph(cls):
         expected = model(**inputs)[0]
         compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")(**inputs)[0]
     torch.testing.assert_close(compiled, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_example_runs(tmp_path, capsys):
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "heads.py"))
+    (tmp_path / "data").mkdir()
+    example["main"](
+        ["--dataset", str(write_data(tmp_path / "data")), "--steps", "2", "--output_dir", f"{tmp_path}/run"]
+    )
+    printed = capsys.readouterr().out
+    assert "WaveForQuestionAnswering: new weights are qa_outputs.bias, qa_outputs.weight" in printed
+    assert "the prime" in printed

@@ -1,6 +1,8 @@
 """The convolution over neighbouring tokens: what it computes, whom it may not see, and what it does to the model."""
 
 import itertools
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -187,3 +189,9 @@ def test_its_weights_are_saved_and_loaded_bit_for_bit(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = WaveForSequenceClassification.from_pretrained(tmp_path)
     assert torch.equal(loaded.wave.embeddings.convolution.weight, model.wave.embeddings.convolution.weight)
+
+
+def test_the_example_runs(capsys):
+    runpy.run_path(str(Path(__file__).parents[1] / "examples" / "order.py"), run_name="__main__")
+    without, with_it = (float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[-2:])
+    assert without < 1e-5 < 1e-2 < with_it

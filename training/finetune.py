@@ -146,6 +146,13 @@ class WaveTrainer(Trainer):
             return sampler
         return SeededSampler(self, sampler.batch_size, sampler.lengths)
 
+    def _get_eval_sampler(self, eval_dataset):
+        sampler = super()._get_eval_sampler(eval_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            # Before transformers 5.16 every process has an order of its own: some rows count twice, others never.
+            sampler.generator = torch.Generator().manual_seed(self.args.seed)
+        return sampler
+
 
 def finetune(
     data_arguments: DataArguments,
