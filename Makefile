@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 RUN ?= runs/bbc_news
+SHARED := --numprocesses auto --maxprocesses 4 --dist loadfile
 PACKAGE := __init__.py py.typed analysis configuration export hub_card modeling_wave tokenization training
 
 .PHONY: help demo test test-oldest bench check hub clean
@@ -35,9 +36,10 @@ demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 # Transformers' own tests are fetched before ours run, which need no network.
+# One thread for each of the processes that share them.
 test: $(DEV)
 	$(BIN)/python tests/fetch_transformers_tests.py
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED)
 
 # constraints-oldest.txt has wheels for Python 3.10 to 3.12: `make test-oldest PYTHON=python3.11`.
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
@@ -49,7 +51,7 @@ $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python tests/fetch_transformers_tests.py
-	$(OLDEST)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(SHARED)
 
 # Goes on where it was stopped; nothing is measured twice at one commit. What trains models is measured by commands of
 # its own: classification.py, choices.py, int8.py and sparse_table.py --accuracy.
