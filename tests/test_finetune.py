@@ -21,6 +21,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from loopback_hub import LoopbackHub
+from packaging.version import Version
 from safetensors.torch import load_file
 from small_runs import WORDS, finetune_small, make_rows, small_words, write_csv, write_data
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -551,7 +552,9 @@ def test_trackers_log_into_the_run_folder_and_nowhere_else(data: Path, tmp_path:
     logged = [json.loads(values) for _, values in rows]
     assert [values["eval/accuracy"] for values in logged if "eval/accuracy" in values][:2] == pytest.approx(accuracies)
     tests = [values["test/accuracy"] for values in logged if "test/accuracy" in values]
-    assert tests == pytest.approx([metrics["results"]["test"]["accuracy"]])
+    # Before transformers 5.15 Trainer's tracker logs nothing after the training.
+    sent = Version(importlib.metadata.version("transformers")) >= Version("5.15")
+    assert tests == pytest.approx([metrics["results"]["test"]["accuracy"]] if sent else [])
     if "wandb" in trackers:
         assert list(run.glob("wandb/offline-run-*/*.wandb"))
 
