@@ -378,6 +378,9 @@ def card_prose(
         "title": escape(name),
         "name_in_code": repr(name),
         **{mode: config.read(mode, kind="a text") for mode in MODES},
+        # Runs of the first version do not have it.
+        "conv_kernel_size": "conv_kernel_size" in config.content
+        and config.read("conv_kernel_size", kind="a count or null"),
         "longest": config.read("max_position_embeddings", kind="a count"),
         "shape_table": table(["Property", "Value"], shape.items()),
         "base_model": escape(base_model) if base_model else None,

@@ -277,6 +277,11 @@ def test_the_prose_follows_the_configuration(run_folder):
     assert "(`interference`)" in card
     assert "(`modulation`)" not in card
     assert "reads at most" not in card
+    assert "does not see word order: the same words" in card
+    edit(run_folder / "config.json", "conv_kernel_size", value=5)
+    card = write_card(run_folder).read_text(encoding="utf-8")
+    assert "a convolution over 5 neighbouring tokens" in card
+    assert "the same words in another order" not in card
 
 
 def test_a_run_that_chose_no_weights_says_so(run_folder):
