@@ -52,7 +52,9 @@ def check_packages(kind: str) -> None:
             importlib.import_module(package)
         from transformers.exporters import ExportedModel  # noqa: F401  since version 5.23
     except ImportError as error:
-        raise ImportError(f'The format {kind} needs more packages: pip install "wave-network[{extra}]"') from error
+        raise ImportError(
+            f'The format {kind} needs more packages, transformers 5.23 among them: pip install "wave-network[{extra}]"'
+        ) from error
 
 
 def convert(source: Source, kind: str, folder: Path) -> dict[str, Any]:
