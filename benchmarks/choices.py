@@ -6,11 +6,8 @@ those that are there already are not run again, so the command can be stopped an
 """
 
 import argparse
-import datetime
 import gzip
 import json
-import platform
-import subprocess
 import time
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup, set_seed
 
 from wave_network import WaveConfig, WaveForSequenceClassification, load_wave_tokenizer
+from wave_network.benchmarks.machine import describe_machine, describe_run
 from wave_network.modeling_wave.embeddings_wave import Lookup
 
 RESULTS = Path(__file__).parent / "results" / "choices.jsonl"
@@ -157,13 +155,8 @@ def run_case(name: str, case: dict, seed: int, data: Path) -> dict:
         "batch": BATCH,
         "learning_rate": LEARNING_RATE,
         "max_length": MAX_LENGTH,
-        "threads": torch.get_num_threads(),
-        "device": f"cpu ({platform.processor() or platform.machine()})",
-        "torch": torch.__version__,
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        "date": datetime.date.today().isoformat(),
+        **describe_machine(),
+        **describe_run(),
     }
 
 

@@ -7,7 +7,6 @@ table in the README is made from that file by benchmarks/tables.py.
 """
 
 import argparse
-import datetime
 import json
 import platform
 import shlex
@@ -22,6 +21,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
+from wave_network.benchmarks.machine import describe_run, read_processor
 from wave_network.training.data import load_text_data
 
 RESULTS = Path(__file__).parent / "results" / "classification.jsonl"
@@ -57,7 +57,7 @@ def run_svm(dataset: str) -> dict:
     seconds = round(time.perf_counter() - start, 1)
     return {
         "parameters": int(model[-1].coef_.size + model[-1].intercept_.size),
-        "device": f"cpu ({platform.machine()}, 1 thread)",
+        "device": f"cpu ({read_processor()}, 1 threads)",
         "versions": {"scikit-learn": sklearn.__version__, "python": platform.python_version()},
         **describe(data.fingerprint, rows, seconds),
         "accuracy": accuracy,
@@ -65,13 +65,11 @@ def run_svm(dataset: str) -> dict:
 
 
 def describe(fingerprint: str, rows: dict, seconds: float) -> dict:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "fingerprint": fingerprint,
         "rows": rows,
         "seconds": seconds,
-        "commit": commit.stdout.strip(),
-        "date": datetime.date.today().isoformat(),
+        **describe_run(),
     }
 
 

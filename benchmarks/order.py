@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from machine import describe_machine, describe_run
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup, set_seed
 
 from wave_network import WaveConfig, WaveForMaskedLM, train_wave_tokenizer
+from wave_network.benchmarks.machine import describe_machine, describe_run
 from wave_network.modeling_wave.embeddings_wave import WaveEmbeddings
 
 RESULTS = Path(__file__).parent / "results" / "order.jsonl"

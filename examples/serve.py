@@ -58,14 +58,12 @@ class Limits:
         max_batch: Texts in one request, and in one batch of the model.
         max_waiting: Texts of all requests together; beyond, requests are answered with 503.
         max_body: Bytes of one request.
-        max_wait_ms: How long a batch that is not full waits for more texts.
     """
 
     max_tokens: int
     max_batch: int = 32
     max_waiting: int = 256
     max_body: int = 1 << 20
-    max_wait_ms: float = 0.0
 
     def __post_init__(self):
         for name in ("max_tokens", "max_batch", "max_waiting", "max_body"):
@@ -73,8 +71,6 @@ class Limits:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.max_waiting < self.max_batch:
             raise ValueError(f"`max_waiting` must be at least `max_batch`, {self.max_batch}, got {self.max_waiting}.")
-        if not 0 <= self.max_wait_ms <= 1000:
-            raise ValueError(f"`max_wait_ms` must be from 0 to 1000, got {self.max_wait_ms}.")
 
 
 # ---- What is refused, and how
@@ -290,8 +286,6 @@ class Batcher:
         """Computes batches for as long as the server runs."""
         while True:
             await self.arrived.wait()
-            if self.limits.max_wait_ms and len(self.jobs) < self.limits.max_batch:
-                await asyncio.sleep(self.limits.max_wait_ms / 1000)
             await self.compute(self.take_batch())
 
     def take_batch(self) -> list[Job]:
@@ -456,9 +450,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max_waiting", type=int, default=Limits.max_waiting, help="texts under way (%(default)s)")
     parser.add_argument("--max_body", type=int, default=Limits.max_body, help="bytes in a request (%(default)s)")
     parser.add_argument(
-        "--max_wait_ms", type=float, default=Limits.max_wait_ms, help="wait so long to fill a batch (%(default)s)"
-    )
-    parser.add_argument(
         "--shutdown_seconds", type=int, default=30, help="time for requests under way after SIGTERM (%(default)s)"
     )
     parser.add_argument("--access_log", action="store_true", help="log each request: address, path, status; no texts")
@@ -479,7 +470,6 @@ def build_app() -> FastAPI:
             arguments.max_batch,
             arguments.max_waiting,
             arguments.max_body,
-            arguments.max_wait_ms,
         )
     except (ImportError, OSError, ValueError) as error:
         print(f"serve.py: {error}", file=sys.stderr)

@@ -138,7 +138,7 @@ class Replaceable(nn.Module):
 
     def __setattr__(self, name: str, value: Any):
         super().__setattr__(name, value)
-        if isinstance(value, nn.Module) and name != "folded":
+        if isinstance(value, nn.Module):
             self.__dict__["replaced"] = self.replaced + 1
 
 

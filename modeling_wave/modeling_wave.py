@@ -95,13 +95,15 @@ class WaveFolded(nn.Module):
 class WaveMixing(Replaceable):
     """Two variants of each token become waves, are superposed, and return to a real vector (paper, 3.1 to 3.2)."""
 
+    folded: WaveFolded | None
+
     def __init__(self, config: WaveConfig):
         super().__init__()
         self.config = config
         self.variants = nn.Linear(config.hidden_size, 2 * config.hidden_size)
         if config.restore == "linear":
             self.restore = nn.Linear(2 * config.hidden_size, config.hidden_size)
-        self.folded: WaveFolded | None = None
+        self.register_module("folded", None)  # what `fold_` computed
 
     def forward(
         self,
@@ -262,7 +264,7 @@ class WavePreTrainedModel(PreTrainedModel):
                 f"nothing between; in this model `{name}` is a {kind}, which it cannot take into the product."
             )
         with torch.no_grad():
-            first.folded = WaveFolded(model.embeddings, first)
+            first.register_module("folded", WaveFolded(model.embeddings, first))  # replaces no part of the model
         self.config.folded = model.config.folded = True
         return self
 

@@ -269,7 +269,7 @@ def test_the_decoder_is_the_word_table_and_is_saved_once(folders):
     assert model.decoder.weight is model.wave.embeddings.word_embeddings.weight
     assert model.get_output_embeddings() is model.decoder
     with safe_open(folders[WaveForMaskedLM] / "model.safetensors", framework="pt") as file:
-        tables = [name for name in file.keys() if list(file.get_slice(name).get_shape()) == [40, 10]]  # noqa: SIM118
+        tables = [name for name in sorted(file.keys()) if list(file.get_slice(name).get_shape()) == [40, 10]]
     assert tables == ["wave.embeddings.word_embeddings.weight"]
     model.resize_token_embeddings(47)
     assert model.decoder.weight is model.wave.embeddings.word_embeddings.weight
@@ -390,6 +390,40 @@ def test_every_head_compiles_into_one_graph(cls):
         expected = model(**inputs)[0]
         compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")(**inputs)[0]
     torch.testing.assert_close(compiled, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", HEADS)
+def test_every_head_is_exported_with_a_free_batch_and_length(cls):
+    model = build(cls)
+    free = dict.fromkeys(range(3 if cls is WaveForMultipleChoice else 2), torch.export.Dim.AUTO)
+
+    def make(rows: int, length: int) -> dict[str, torch.Tensor]:
+        shape = (rows, 2, length) if cls is WaveForMultipleChoice else (rows, length)
+        mask = torch.ones(shape, dtype=torch.long)
+        mask[..., length // 2 + 1 :] = 0
+        return {"input_ids": torch.randint(1, 40, shape), "attention_mask": mask}
+
+    shapes = {"input_ids": free, "attention_mask": free}
+    exported = torch.export.export(model, (), kwargs=make(3, 7), dynamic_shapes=shapes, strict=False).module()
+    for rows, length in ((1, 1), (2, 19)):
+        inputs = make(rows, length)
+        torch.testing.assert_close(exported(**inputs)[0], model(**inputs)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", HEADS)
+@torch.no_grad()
+def test_every_head_reads_documents_in_chunks(cls):
+    model = build(cls).double()
+    inputs = stand(TEXTS, left=2, right=1)
+    if cls is WaveForMultipleChoice:
+        inputs = {name: value[None] for name, value in inputs.items()}
+    whole = model(**inputs)[0]
+    model.config.chunk_length = 4
+    parts = model(**inputs)[0]
+    if cls in (WaveForMaskedLM, WaveForTokenClassification):  # what they say about padding means nothing
+        is_token = inputs["attention_mask"] == 1
+        whole, parts = whole[is_token], parts[is_token]
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-12)
 
 
 def test_the_example_runs(tmp_path, capsys):

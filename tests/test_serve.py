@@ -155,7 +155,7 @@ def test_health_says_what_is_served_and_within_which_limits():
         "status": "ready",
         "model": "toy",
         "labels": LABELS,
-        "limits": {"max_tokens": 16, "max_batch": 4, "max_waiting": 256, "max_body": 1000, "max_wait_ms": 0.0},
+        "limits": {"max_tokens": 16, "max_batch": 4, "max_waiting": 256, "max_body": 1000},
         "texts_under_way": 0,
     }
 
@@ -207,18 +207,6 @@ def test_a_batch_holds_no_more_tokens_than_stay_in_the_caches():
     answer = talk(to, classifier, max_tokens=4000, max_batch=8)
     assert len(answer.json()) == 8
     assert [len(batch) for batch in classifier.batches[1:]] == [2, 2, 4]  # of 1,500, 1,500 and 3 tokens
-
-
-def test_a_batch_waits_for_more_texts_if_asked_to():
-    classifier = StandIn()
-
-    async def to(client: httpx.AsyncClient) -> None:
-        first = asyncio.create_task(client.post("/classify", json={"inputs": "first"}))
-        await until(lambda: len(waiting(client)) == 1)
-        await asyncio.gather(first, client.post("/classify", json={"inputs": "second"}))
-
-    talk(to, classifier, max_wait_ms=1000, max_batch=2)
-    assert classifier.batches[1:] == [["first", "second"]]
 
 
 class SlowToCount(StandIn):
@@ -467,8 +455,6 @@ def test_unknown_paths_and_wrong_methods_are_json_too():
         ({"max_batch": -1}, "`max_batch` must be at least 1, got -1"),
         ({"max_body": 0}, "`max_body` must be at least 1, got 0"),
         ({"max_batch": 64, "max_waiting": 63}, "`max_waiting` must be at least `max_batch`, 64, got 63"),
-        ({"max_wait_ms": -1}, "`max_wait_ms` must be from 0 to 1000, got -1"),
-        ({"max_wait_ms": float("nan")}, "`max_wait_ms` must be from 0 to 1000, got nan"),
     ],
 )
 def test_limits_that_make_no_server_are_refused(limits: dict[str, Any], words: str):
