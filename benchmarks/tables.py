@@ -5,6 +5,7 @@ A table stands wherever one of the files has its two markers, `<!-- table: NAME 
 """
 
 import argparse
+import functools
 import json
 import re
 import sys
@@ -495,6 +496,100 @@ def export_table() -> str:
     return "\n".join([*lines, "", f"{texts}. {where}."])
 
 
+# --- wave-network reproduce -------------------------------------------------------------------------------------------
+
+REPRODUCED = {
+    "ag-news": "AG News",
+    "imdb": "IMDB",
+    "sst2": "SST-2",
+    "trec6": "TREC-6",
+    "20-newsgroups": "20 Newsgroups",
+}
+
+
+def read_reproduced() -> dict[str, dict]:
+    """The newest aggregate of each recipe; those from the Hub and from a local folder are not told apart."""
+    return {row["recipe"]: row for row in read("reproduction.jsonl")}
+
+
+def claims_table() -> str:
+    """Every recipe that is compared with a number, in the order of the result file."""
+    rows = [row for row in read_reproduced().values() if row["claim"] is not None]
+    lines = [
+        "| claim, % | source | command | measured, % | 95 % interval | test set's own error | held | hardware | date |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        claim, verdict = row["claim"], row["verdict"]
+        shown = f"{'≥ ' if claim['at_least'] else ''}{100 * claim['accuracy']:.2f}"
+        cells = [shown, claim["source"], f"`{row['command']}`", *show_accuracy(row)]
+        cells.append(f"± {100 * sampling_error(row):.2f}")
+        cells += ["yes" if verdict["held"] else "**no**", row["device"], row["date"]]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) if rows else f"_{NOT_MEASURED.capitalize()}._"
+
+
+def sampling_error(row: dict) -> float:
+    """The standard error that so many test rows leave."""
+    mean_accuracy = row["accuracy"]["mean"]
+    return (mean_accuracy * (1 - mean_accuracy) / row["rows"]["test"]) ** 0.5
+
+
+def show_accuracy(row: dict) -> list[str]:
+    accuracy = row["accuracy"]
+    if accuracy["sd"] is None:
+        return [f"{100 * accuracy['mean']:.2f}", "-"]
+    interval = f"{100 * accuracy['low']:.2f} to {100 * accuracy['high']:.2f}"
+    return [f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['sd']:.2f}", interval]
+
+
+def reproduced_table(data: str) -> str:
+    """All recipes of a data set, the best first, with their distance from our small model."""
+    found = [row for row in read_reproduced().values() if row["data"] == data]
+    if not found:
+        return f"_{NOT_MEASURED.capitalize()}._"
+    ours = next((row for row in found if row["recipe"] == f"{data}-small"), None)
+    lines = [
+        "| recipe | what it is | test accuracy, % | 95 % interval | less than our small model by | runs "
+        "| parameters (core) | ECE, % | seconds | peak memory, MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(found, key=lambda row: -row["accuracy"]["mean"]):
+        core, memory, seconds = row["core_parameters"], row["peak_memory_mib"], row["seconds"]
+        cells = [f"`{row['recipe']}`", row["about"], *show_accuracy(row), show_distance(ours, row), str(row["runs"])]
+        cells.append(f"{row['parameters']:,}" + (f" ({core:,})" if core is not None else ""))
+        cells.append(show_calibration(row["calibration"]))
+        cells += [f"{value:,.0f}" if value is not None else "-" for value in (seconds, memory)]
+        lines.append(f"| {' | '.join(cells)} |")
+    first = ours or found[0]
+    rows = " + ".join(f"{first['rows'][split]:,}" for split in ("train", "validation"))
+    where = "from the Hub" if first["is_on_hub"] else "from a local folder"
+    lines += ["", f"{rows} rows to train and validate, {first['rows']['test']:,} to test, {where}; {first['device']}."]
+    return "\n".join(lines)
+
+
+def show_distance(ours: dict | None, row: dict) -> str:
+    """With its 95 % interval by Welch's t, where both have several runs."""
+    if ours is None or ours is row:
+        return "-"
+    distance = 100 * (ours["accuracy"]["mean"] - row["accuracy"]["mean"])
+    if ours["accuracy"]["sd"] is None or row["accuracy"]["sd"] is None:
+        return f"{distance:.2f}"
+    from scipy.stats import ttest_ind
+
+    samples = [[100 * value for value in each["accuracy"]["by_seed"].values()] for each in (ours, row)]
+    low, high = ttest_ind(*samples, equal_var=False).confidence_interval()
+    return f"{distance:.2f} ({low:.2f} to {high:.2f})"
+
+
+def show_calibration(calibration: dict | None) -> str:
+    """The expected calibration error, and in an arrow what it is with the temperature."""
+    if calibration is None:
+        return "-"
+    after = f" → {100 * calibration['ece']:.1f}" if calibration["ece"] is not None else ""
+    return f"{100 * calibration['ece_before']:.1f}{after}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "classification": classification_table,
     "choices": choices_table,
@@ -517,6 +612,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "int8_time": int8_time_table,
     "export": export_table,
     "serving": serving_table,
+    "claims": claims_table,
+    **{f"reproduced {title}": functools.partial(reproduced_table, data) for data, title in REPRODUCED.items()},
 }
 FILES = (
     "README.md",
@@ -527,6 +624,7 @@ FILES = (
     "docs/int8.md",
     "docs/serving.md",
     "docs/export.md",
+    "docs/reproduction.md",
 )
 PLACE = re.compile(r"<!-- table: (?P<name>.*?) -->.*?<!-- end of table -->", flags=re.DOTALL)
 

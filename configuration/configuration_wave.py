@@ -7,6 +7,7 @@ comparison is in docs/choices.md.
 """
 
 import difflib
+import math
 import os
 import re
 import sys
@@ -85,6 +86,13 @@ class WaveConfig(PreTrainedConfig):
         Width of a depthwise convolution over neighbouring tokens before the first layer, an odd number of at least 3:
         how the model sees the order of the words, which language modelling, tagging and question answering need.
         `None`: none, as in the paper.
+    ngram_vocab_size (`int`, *optional*):
+        Rows of a table of hashed n-grams, at least 2 (the first is that of padding) and at most 2^24: to the embedding
+        of a token is added the row of each n-gram of tokens that ends at it. They are hashed by `input_ids`: given
+        `inputs_embeds`, the model adds none. `None`: no such table, as in the paper.
+    ngram_size (`int`, *optional*, defaults to 2):
+        The longest n-grams: 2 for pairs of neighbouring tokens, 3 for pairs and triples, and so on. Used with an
+        `ngram_vocab_size` alone.
     position_embedding_type (`str`, *optional*, defaults to `"sinusoidal"`):
         `"sinusoidal"` (fixed, scaled by `position_embedding_scale`), `"absolute"` (learned) or `"none"`. The wave
         layer itself does not see the order of the tokens.
@@ -102,10 +110,16 @@ class WaveConfig(PreTrainedConfig):
         Dropout on what each layer adds to its input (paper, eq. 8) and on the embeddings: there, on a CPU, on each
         distinct row of a table that a batch uses, so that a word loses the same dimensions wherever it stands; under
         torch.compile and on other devices on each token.
+    token_dropout_prob (`float`, *optional*, defaults to 0.0):
+        In training, the probability with which a token's whole embedding, before the convolution and the first layer,
+        is set to zero; the others are not scaled.
     classifier_dropout (`float`, *optional*):
         Dropout before a classifier. `None`: `hidden_dropout_prob`.
     classifier_pooling (`str`, *optional*, defaults to `"mean"`):
         How a classifier of whole texts reads them: `"mean"` or `"max"` over its tokens, or `"cls"`, its first token.
+    classifier_temperature (`float`, *optional*, defaults to 1.0):
+        [`WaveForSequenceClassification`] divides its logits by it, also before the loss: above 1, probabilities are
+        less certain.
     initializer_range (`float`, *optional*, defaults to 0.02):
         Standard deviation of the embedding tables and of the linear maps at the start.
     layer_norm_eps (`float`, *optional*, defaults to 1e-08):
@@ -144,13 +158,17 @@ class WaveConfig(PreTrainedConfig):
     intermediate_size: int | None = None
     hidden_act: str = "gelu"
     conv_kernel_size: int | None = None
+    ngram_vocab_size: int | None = None
+    ngram_size: int = 2
     position_embedding_type: Literal["sinusoidal", "absolute", "none"] = "sinusoidal"
     position_embedding_scale: float | int = 0.02
     max_position_embeddings: int = 512
     type_vocab_size: int = 0
     hidden_dropout_prob: float | int = 0.5
+    token_dropout_prob: float | int = 0.0
     classifier_dropout: float | int | None = None
     classifier_pooling: Literal["mean", "cls", "max"] = "mean"
+    classifier_temperature: float | int = 1.0
     initializer_range: float | int = 0.02
     layer_norm_eps: float = 1e-8
     wave_implementation: Literal["auto", "eager", "fused"] = "auto"
@@ -177,6 +195,7 @@ class WaveConfig(PreTrainedConfig):
             "intermediate_size": 1,
             "max_position_embeddings": 1,
             "type_vocab_size": 0,
+            "ngram_size": 2,
             "chunk_length": 1,
         }
         for name, least in at_least.items():
@@ -186,6 +205,9 @@ class WaveConfig(PreTrainedConfig):
         width = self.conv_kernel_size
         if width is not None and (width < 3 or width % 2 == 0):
             raise ValueError(f"`conv_kernel_size` must be None or an odd integer of at least 3, got {width}.")
+        rows = self.ngram_vocab_size
+        if rows is not None and not 2 <= rows <= 2**24:
+            raise ValueError(f"`ngram_vocab_size` must be None or an integer from 2 to 16777216 (2^24), got {rows}.")
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(
                 f"`pad_token_id` must be None or an id below `vocab_size` ({self.vocab_size}), got {self.pad_token_id}."
@@ -197,14 +219,18 @@ class WaveConfig(PreTrainedConfig):
             )
 
     def validate_rates(self):
-        """Probabilities lie in [0, 1], scales are positive."""
-        for name in ("hidden_dropout_prob", "classifier_dropout"):
+        """Probabilities lie in [0, 1], scales and the temperature are positive."""
+        for name in ("hidden_dropout_prob", "token_dropout_prob", "classifier_dropout"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"`{name}` must be a probability between 0 and 1, got {value}.")
         for name in ("initializer_range", "position_embedding_scale", "layer_norm_eps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be greater than 0, got {getattr(self, name)}.")
+        if not 0 < self.classifier_temperature < math.inf:
+            raise ValueError(
+                f"`classifier_temperature` must be a finite number greater than 0, got {self.classifier_temperature}."
+            )
 
     def validate_modes(self):
         """What a `Literal` cannot say: activation functions have too many names."""
@@ -250,8 +276,8 @@ def refuse_misspelt(unknown: dict, known: set[str]) -> None:
     """
     own = sorted(known - {field.name for field in fields(PreTrainedConfig)})
     for name in unknown:
-        # transformers keeps any special token here, and which attention other models use.
-        if name.endswith(("_token_id", "attn_implementation", "experts_implementation")):
+        # transformers keeps any special token here, which attention other models use, and how some of them generate.
+        if name == "temperature" or name.endswith(("_token_id", "attn_implementation", "experts_implementation")):
             continue
         words = name.split("_")
         meant = [

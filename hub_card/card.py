@@ -31,7 +31,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 SCHEMA = 1
 TOLERANCE = 1e-6  # how far a written figure may be from the counts: rounding, no more
 TEMPLATE = Path(__file__).with_name("model_card.md")
-PICTURE = "confusion_matrix.png"
+PICTURES = {"picture": "confusion_matrix.png", "reliability_picture": "reliability.png"}
 MANY_CLASSES = 20  # beyond this, lists of classes are folded away
 MODES = {
     "wave_operation": ("modulation", "interference"),
@@ -55,7 +55,7 @@ def write_card(run_folder: str | os.PathLike, *, repo_id: str | None = None, lic
 
     Args:
         run_folder: What `wave-network finetune` left: `config.json`, `metrics.json`, and, for the card to show it,
-            `confusion_matrix.png`.
+            `confusion_matrix.png` and `reliability.png`.
         repo_id: Where the folder will be pushed, "user/name". None: the card calls the model by its folder's name.
         license: The license of the model, as a Hub identifier.
 
@@ -64,7 +64,7 @@ def write_card(run_folder: str | os.PathLike, *, repo_id: str | None = None, lic
 
     Raises:
         ValueError: A file is missing, cut short or of another schema, `repo_id` is not a Hub id, or a figure disagrees
-            with the confusion counts, with another figure, or with the configuration. Nothing is written then.
+            with the counts, with another figure, or with the configuration. Nothing is written then.
         OSError: The folder cannot be written to. An older card is left as it was.
     """
     folder = Path(run_folder).resolve()
@@ -73,6 +73,7 @@ def write_card(run_folder: str | os.PathLike, *, repo_id: str | None = None, lic
     metrics, config = RunFile(folder / "metrics.json"), RunFile(folder / "config.json")
     check_run(metrics, config)
     results = check_results(metrics)
+    check_calibration(metrics, config, results)
 
     split = "test" if "test" in results else "validation"
     name = repo_id or folder.name
@@ -81,7 +82,8 @@ def write_card(run_folder: str | os.PathLike, *, repo_id: str | None = None, lic
     card = ModelCard.from_template(
         card_metadata(metrics, results[split], split, name, source_url, license),
         template_path=str(TEMPLATE),
-        **card_prose(metrics, config, results, split, name, has_picture=(folder / PICTURE).is_file()),
+        **card_prose(metrics, config, results, split, name),
+        **{name: file if (folder / file).is_file() else None for name, file in PICTURES.items()},
     )
     texts = {folder / "README.md": str(card).rstrip("\n") + "\n"}
     entries = eval_result_entries_to_yaml(result_entries(metrics, results[split], split, source_url))
@@ -106,6 +108,13 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def is_bin(value: Any) -> bool:
+    """Whether a value is the count of a bin with its mean confidence and accuracy, which an empty one does not have."""
+    if not isinstance(value, dict) or not is_count(value.get("count")):
+        return False
+    return value["count"] == 0 or all(is_number(value.get(name)) for name in ("confidence", "accuracy"))
+
+
 KINDS = {
     "a text": is_text,
     "a text or null": lambda value: value is None or is_text(value),
@@ -113,9 +122,11 @@ KINDS = {
     "a count": is_count,
     "a count or null": lambda value: value is None or is_count(value),
     "a number": is_number,
+    "a number or null": lambda value: value is None or is_number(value),
     "true or false": lambda value: isinstance(value, bool),
     "a record": lambda value: isinstance(value, dict),
     "a record or null": lambda value: value is None or isinstance(value, dict),
+    "a list of bins": lambda value: isinstance(value, list) and len(value) > 0 and all(map(is_bin, value)),
     "a square table of counts": lambda value: (
         isinstance(value, list)
         and all(isinstance(row, list) and len(row) == len(value) and all(map(is_count, row)) for row in value)
@@ -279,6 +290,39 @@ def check_figure(metrics: RunFile, *field: str, expected: float) -> None:
         metrics.refuse(*field, found=found, because=f"the confusion counts give {expected!r}")
 
 
+def check_calibration(metrics: RunFile, config: RunFile, results: dict[str, Scores]) -> None:
+    """
+    Raises a ValueError if the bins are not those of the evaluated rows, an error is not that of its bins, or the model
+    has another temperature. Runs of the first version have no calibration and no temperature.
+    """
+    temperature = None
+    if metrics.content.get("calibration") is not None:
+        temperature = metrics.read("calibration", "temperature", kind="a number or null")
+        for split, scores in results.items():
+            fields: list[tuple[str, ...]] = [("calibration", split)]
+            if temperature is not None:
+                fields.append(("calibration", split, "before"))
+            for field in fields:
+                check_bins(metrics, *field, scores=scores)
+    in_model = config.content.get("classifier_temperature", 1.0)
+    if in_model != (temperature or 1.0):
+        because = f"`classifier_temperature` of {config.path} is {in_model!r}"
+        metrics.refuse("calibration", "temperature", found=temperature, because=because)
+
+
+def check_bins(metrics: RunFile, *field: str, scores: Scores) -> None:
+    bins = metrics.read(*field, "bins", kind="a list of bins")
+    filled = [each for each in bins if each["count"]]
+    rows, correct = sum(each["count"] for each in filled), sum(each["count"] * each["accuracy"] for each in filled)
+    if rows != scores.rows or abs(correct / rows - scores.accuracy) > TOLERANCE:
+        because = f"the confusion counts have {scores.accuracy * scores.rows:.0f} of {scores.rows} rows right"
+        metrics.refuse(*field, "bins", found=bins, because=because)
+    error = sum(each["count"] * abs(each["accuracy"] - each["confidence"]) for each in filled) / rows
+    found = metrics.read(*field, "ece", kind="a number")
+    if abs(found - error) > TOLERANCE:
+        metrics.refuse(*field, "ece", found=found, because=f"the bins give {error!r}")
+
+
 # ---- The machine-readable results
 
 
@@ -357,9 +401,7 @@ def looks_like_hub_id(name: str) -> bool:
 # ---- The prose
 
 
-def card_prose(
-    metrics: RunFile, config: RunFile, results: dict[str, Scores], split: str, name: str, *, has_picture: bool
-) -> dict[str, Any]:
+def card_prose(metrics: RunFile, config: RunFile, results: dict[str, Scores], split: str, name: str) -> dict[str, Any]:
     """What `model_card.md` is filled with. Texts from the files are escaped here, so the template holds prose only."""
     labels = metrics.read("data", "label_names", kind="a list of texts")
     data_name = metrics.read("data", "name", kind="a text")
@@ -381,6 +423,7 @@ def card_prose(
         # Runs of the first version do not have it.
         "conv_kernel_size": "conv_kernel_size" in config.content
         and config.read("conv_kernel_size", kind="a count or null"),
+        "ngram_size": config.content.get("ngram_vocab_size") and config.read("ngram_size", kind="a count"),
         "longest": config.read("max_position_embeddings", kind="a count"),
         "shape_table": table(["Property", "Value"], shape.items()),
         "base_model": escape(base_model) if base_model else None,
@@ -420,13 +463,30 @@ def card_prose(
                 for label, scores in zip(labels, results[split].per_class, strict=True)
             ),
         ),
-        "picture": PICTURE if has_picture else None,
+        "calibration": card_calibration(metrics, split),
         "seed": metrics.read("seed", kind="a count"),
         "device": escape(metrics.read("device", kind="a text")),
         "created": read_date(metrics).isoformat(" "),
         "duration": f"{metrics.read('duration_seconds', kind='a number'):,.1f}",
         "versions_table": table(["Package", "Version"], metrics.read("versions", kind="a record").items()),
     }
+
+
+def card_calibration(metrics: RunFile, split: str) -> dict[str, Any] | None:
+    """What the card says of the probabilities; None if the run did not measure it."""
+    if metrics.content.get("calibration") is None:
+        return None
+    temperature = metrics.read("calibration", "temperature", kind="a number or null")
+    said = {
+        "ece": percent(metrics.read("calibration", split, "ece", kind="a number")),
+        "bins": len(metrics.read("calibration", split, "bins", kind="a list of bins")),
+        "temperature": None,
+    }
+    if temperature is not None:
+        error = metrics.read("calibration", "temperature_error", kind="a number")
+        said["temperature"] = f"{temperature:.3f} ± {error:.3f}"
+        said["before"] = percent(metrics.read("calibration", split, "before", "ece", kind="a number"))
+    return said
 
 
 def percent(share: float) -> str:

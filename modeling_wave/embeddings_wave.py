@@ -4,15 +4,22 @@
 Shapes: B texts, L tokens, D `hidden_size`; `mask_BL` is True at tokens and False at padding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
 from ..configuration.configuration_wave import WaveConfig
 from .ops_wave import index_texts
+
+logger = logging.get_logger(__name__)
+
+# Two primes and a multiplier for each, with which n-grams are hashed. Neither prime is 1 modulo 3, so that cubes lose
+# nothing; and no number gets to 2^24, as OpenVINO divides integers in float32, which holds no more.
+HASH = ((4091, 1103), (4079, 2377))
 
 
 @dataclass
@@ -25,6 +32,7 @@ class WaveTokens:
     position_ids: torch.Tensor | None
     inputs_embeds: torch.Tensor | None
     cu_seq_lens: torch.Tensor | None
+    ngram_ids_BLN: torch.Tensor | None = None
 
     @classmethod
     def check(
@@ -143,7 +151,7 @@ class Replaceable(nn.Module):
 
 
 class WaveEmbeddings(Replaceable):
-    """Word + position + segment embedding, a plain sum; then, if there is one, the convolution over neighbours."""
+    """Word + n-gram + position + segment embedding, a plain sum; then, if there is one, the convolution."""
 
     def __init__(self, config: WaveConfig):
         super().__init__()
@@ -151,6 +159,8 @@ class WaveEmbeddings(Replaceable):
         self.word_embeddings: nn.Module = nn.Embedding(
             config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
         )
+        if config.ngram_vocab_size is not None:
+            self.ngram_embeddings: nn.Module = nn.Embedding(config.ngram_vocab_size, config.hidden_size, padding_idx=0)
         self.position_embeddings: nn.Module
         if config.position_embedding_type == "absolute":
             self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
@@ -163,12 +173,14 @@ class WaveEmbeddings(Replaceable):
 
     @property
     def reach(self) -> int:
-        """How many neighbours on each side the embedding of a token depends on."""
+        """How many neighbours on each side the embedding of a token depends on, once its n-grams are found."""
         return 0 if self.convolution is None else self.convolution.reach
 
     def tables(self) -> dict[str, Any]:
         """The tables whose rows are added, by the name of the ids that choose them."""
         tables: dict[str, Any] = {"input_ids": self.word_embeddings}
+        if self.config.ngram_vocab_size is not None:
+            tables["ngram_ids"] = self.ngram_embeddings
         if self.config.position_embedding_type != "none":
             tables["position_ids"] = self.position_embeddings
         if self.config.type_vocab_size > 0:
@@ -177,27 +189,53 @@ class WaveEmbeddings(Replaceable):
 
     def forward(self, tokens: WaveTokens) -> tuple[torch.Tensor, list[Lookup] | None]:
         """The embeddings, (B, L, D), and what they are a sum of; None in place of that if they are more than a sum."""
-        ids = {
-            "input_ids": tokens.input_ids,
-            "position_ids": self.count_positions(tokens) if tokens.position_ids is None else tokens.position_ids,
-            "token_type_ids": tokens.token_type_ids,
-        }
-        if tokens.token_type_ids is None:
-            ids["token_type_ids"] = torch.zeros((1, 1), dtype=torch.long, device=tokens.device)
+        ids = self.find_ids(tokens)
         summands = [] if tokens.inputs_embeds is None else [self.dropout(tokens.inputs_embeds)]
         lookups = []
         for name, table in self.tables().items():
-            if ids[name] is not None:
-                lookup = self.find_distinct(name, table, ids[name])
+            for ids_BL in ids[name]:
+                lookup = self.find_distinct(name, table, ids_BL)
                 if lookup.rows_RD is None:
                     summands.append(self.dropout(look_up(table, lookup.ids_BL, name)))
                 else:
                     summands.append(nn.functional.embedding(lookup.index_BL, lookup.rows_RD))
                 lookups.append(lookup)
-        hidden_states = sum_up(summands)
+        hidden_states, is_sum = sum_up(summands), tokens.inputs_embeds is None
+        if self.training and self.config.token_dropout_prob > 0:
+            drawn_BL1 = torch.rand((*tokens.shape, 1), device=tokens.device)
+            hidden_states, is_sum = hidden_states.masked_fill(drawn_BL1 < self.config.token_dropout_prob, 0), False
         if self.convolution is not None:
-            return self.convolution(hidden_states, tokens), None
-        return hidden_states, lookups if tokens.inputs_embeds is None else None
+            hidden_states, is_sum = self.convolution(hidden_states, tokens), False
+        return hidden_states, lookups if is_sum else None
+
+    def find_ids(self, tokens: WaveTokens) -> dict[str, Sequence[torch.Tensor]]:
+        """The ids that choose rows of each table: none, one row for each token, or of n-grams one for each n."""
+        position_ids, token_type_ids = tokens.position_ids, tokens.token_type_ids
+        if position_ids is None:
+            position_ids = self.count_positions(tokens)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros((1, 1), dtype=torch.long, device=tokens.device)
+        ngram_ids_BLN = self.find_ngrams(tokens) if tokens.ngram_ids_BLN is None else tokens.ngram_ids_BLN
+        return {
+            "input_ids": [] if tokens.input_ids is None else [tokens.input_ids],
+            "ngram_ids": [] if ngram_ids_BLN is None else ngram_ids_BLN.unbind(-1),
+            "position_ids": [] if position_ids is None else [position_ids],
+            "token_type_ids": [token_type_ids],
+        }
+
+    def find_ngrams(self, tokens: WaveTokens) -> torch.Tensor | None:
+        """The rows of the n-grams that end at each token, if the model has n-grams and the tokens have ids."""
+        rows = self.config.ngram_vocab_size
+        if rows is None:
+            return None
+        if tokens.input_ids is None:
+            if not torch.compiler.is_compiling():
+                logger.warning_once(
+                    "This model adds embeddings of hashed n-grams (`ngram_vocab_size`), which it finds by `input_ids`: "
+                    "given `inputs_embeds`, it leaves them out."
+                )
+            return None
+        return hash_ngrams(tokens, self.config.ngram_size, rows)
 
     def find_distinct(self, name: str, table: nn.Module, ids_BL: torch.Tensor) -> Lookup:
         """Each distinct row once, with dropout, where that can be had: how many there are depends on the data."""
@@ -260,6 +298,37 @@ class WaveSinusoidalEmbedding(nn.Module):
         if goes_beyond(position_ids, self.weight.shape[0]):
             return self.compute(position_ids).to(self.weight.dtype)
         return nn.functional.embedding(position_ids, self.weight)
+
+
+def hash_ngrams(tokens: WaveTokens, size: int, rows: int) -> torch.Tensor:
+    """
+    For each token the rows of the n-grams that end at it, n = 2 ... size, in a table of so many: (B, L, size - 1).
+
+    With t = id + 1, or 0 beyond the text and at padding, and for two primes p with a multiplier a each:
+
+        h_1 = t_j mod p,    h_n = (a h_{n-1} + t_{j-n+1})^3 mod p,    row = 1 + (q h_n + h'_n) mod (rows - 1)
+
+    where h' and q belong to the second prime. Row 0 is that of padding. The same numbers on every device and runtime.
+    """
+    left_BL = tokens.input_ids + 1
+    if tokens.mask_BL is not None:
+        left_BL = left_BL.masked_fill(~tokens.mask_BL, 0)
+    if tokens.cu_seq_lens is not None:
+        text_L = index_texts(tokens.cu_seq_lens, tokens.shape[1])
+        is_first_L = text_L != nn.functional.pad(text_L, (1, 0), value=-1)[:-1]
+    hashes = [left_BL % prime for prime, _ in HASH]
+    ids = []
+    for _ in range(size - 1):
+        # Not by `pad`, which torch.compile computes anew wherever its result is used.
+        left_BL = torch.cat([left_BL.new_zeros(left_BL.shape[0], 1), left_BL], dim=1)[:, :-1]
+        if tokens.cu_seq_lens is not None:
+            left_BL = left_BL.masked_fill(is_first_L, 0)
+        for k, (prime, factor) in enumerate(HASH):
+            mixed_BL = (factor * hashes[k] + left_BL % prime) % prime
+            hashes[k] = mixed_BL * mixed_BL % prime * mixed_BL % prime
+        ids_BL = 1 + (HASH[1][0] * hashes[0] + hashes[1]) % (rows - 1)
+        ids.append(ids_BL if tokens.mask_BL is None else ids_BL.masked_fill(~tokens.mask_BL, 0))
+    return torch.stack(ids, dim=-1)
 
 
 def sum_up(summands: list[torch.Tensor]) -> torch.Tensor:

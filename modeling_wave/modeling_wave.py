@@ -384,6 +384,7 @@ class WaveModel(WavePreTrainedModel):
         self.refresh_folded()
         if tokens.position_ids is None:
             tokens = replace(tokens, position_ids=self.embeddings.count_positions(tokens))
+        tokens = replace(tokens, ngram_ids_BLN=self.embeddings.find_ngrams(tokens))
         summaries: list[Summary] = []
         for layer in self.layers:
             if hasattr(layer, "unshard"):  # FSDP brings the weights of a layer together for its `forward` alone
@@ -469,6 +470,8 @@ class WaveForSequenceClassification(WavePreTrainedModel):
             else:
                 pooled_BD = pool_packed(outputs.last_hidden_state, cu_seq_lens, self.config.classifier_pooling)
         logits = self.classifier(self.dropout(pooled_BD))
+        if self.config.classifier_temperature != 1:
+            logits = logits / self.config.classifier_temperature
 
         loss = None
         if labels is not None:
@@ -724,8 +727,11 @@ def get_classifier_dropout(config: WaveConfig) -> float:
 
 def warn_without_order(head: type, config: WaveConfig) -> None:
     if config.conv_kernel_size is None:
+        seen = "no token sees its neighbours"
+        if config.ngram_vocab_size is not None:
+            seen = f"a token sees {config.ngram_size - 1} to its left (`ngram_size`) and none to its right"
         logger.warning_once(
-            f"{head.__name__} asks about single tokens, and in this model no token sees its neighbours: "
+            f"{head.__name__} asks about single tokens, and in this model {seen}: "
             "`conv_kernel_size` is None. Positions only say where a token stands. For a new model set it to 3 or 5."
         )
 

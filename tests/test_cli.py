@@ -42,7 +42,7 @@ def test_the_command_is_an_entry_point():
 def test_help_names_the_verbs(capsys: pytest.CaptureFixture[str]):
     code, out, _ = run(["--help"], capsys)
     assert code == 0
-    verbs = ["finetune", "sweep", "predict", "export", "push"]
+    verbs = ["finetune", "sweep", "reproduce", "predict", "export", "push"]
     assert [verb for verb in re.findall(r"^  (\w+) ", out, re.MULTILINE) if verb in verbs] == verbs
 
 
@@ -63,6 +63,7 @@ def test_help_shows_the_main_settings_and_help_all_the_rest(
 def test_each_verb_has_its_help(capsys: pytest.CaptureFixture[str]):
     for verb, settings in (
         ("sweep", ["--trials", "--space", "--dataset", "--learning_rate", "--help_all"]),
+        ("reproduce", ["--recipes", "--list", "--seeds", "--data", "--results"]),
         ("predict", ["--model", "--file", "--trust_remote_code"]),
         ("export", ["--model", "--format", "--output_dir", "--calibration"]),
         ("push", ["repo_id", "--token"]),

@@ -206,6 +206,9 @@ def test_an_odd_width_is_fine_without_sinusoids(kind):
         ("vocab", "vocab_size"),
         ("initialiser_range", "initializer_range"),
         ("tie_embeddings", "tie_word_embeddings"),
+        ("ngrams_size", "ngram_size"),
+        ("token_dropout", "token_dropout_prob"),
+        ("classifier_temp", "classifier_temperature"),
     ],
 )
 def test_a_misspelt_keyword_is_refused_with_what_was_meant(misspelt, meant):

@@ -53,6 +53,8 @@ RUN_FILES = {
     "modeling_wave.py",
     "ops_wave.py",
     "pooling_wave.py",
+    "reliability.png",
+    "reliability.svg",
     "tokenizer.json",
     "tokenizer_config.json",
     "triton_wave.py",
@@ -134,6 +136,7 @@ def test_metrics_say_how_the_run_was_made(run: Path, data: Path):
         "best",
         "end",
         "results",
+        "calibration",
     ]
     created = datetime.fromisoformat(metrics["created"])
     assert timedelta() <= datetime.now(timezone.utc) - created < timedelta(hours=1)

@@ -241,11 +241,20 @@ class WaveModelWithOptionsTest(WaveModelTest):
         "magnitude": "rms",
         "restore": "magnitude",
         "conv_kernel_size": 3,
+        "ngram_vocab_size": 50,
+        "ngram_size": 3,
+        "token_dropout_prob": 0.1,
+        "classifier_temperature": 1.5,
         "intermediate_size": 37,
         "position_embedding_type": "absolute",
         "type_vocab_size": 16,
         "classifier_pooling": "max",
     }
+
+    def test_inputs_embeds_matches_input_ids(self):
+        # They match where nothing depends on the ids: n-grams do.
+        self.model_tester = WaveModelTester(**self.options | {"ngram_vocab_size": None})
+        super().test_inputs_embeds_matches_input_ids()
 
 
 def test_list_of_skipped_tests_is_exact():

@@ -16,6 +16,15 @@ def compute_bits(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[str]:
     return [value.hex() for value in logits.double().flatten().tolist()]
 
 
+def classify(folder: str, texts: list[str]) -> dict[str, Any]:
+    """Loads a classifier from its folder and asks it."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return {"origin": type(model).__module__.split(".")[0], "bits": compute_bits(model, tokenizer, texts)}
+
+
 def adapt(folder: str, texts: list[str]) -> dict[str, Any]:
     """Pushes a base and its adapter, loads them from the Hub, and makes a new adapter by PEFT's defaults."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

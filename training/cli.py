@@ -32,6 +32,9 @@ COMMON = frozenset(
         "early_stopping_threshold",
         "packing",
         "sparse_embeddings",
+        "mixup_alpha",
+        "ema_decay",
+        "calibrate",
         "weight_decay",
         "warmup_steps",
         "lr_scheduler_type",
@@ -62,6 +65,7 @@ def main(words: Sequence[str] | None = None) -> None:
     verbs = {
         "finetune": run_finetune,
         "sweep": run_sweep,
+        "reproduce": run_reproduce,
         "predict": run_predict,
         "export": run_export,
         "push": run_push,
@@ -72,6 +76,7 @@ def main(words: Sequence[str] | None = None) -> None:
         epilog="verbs:\n"
         "  finetune   train a classifier on your texts and leave a run folder\n"
         "  sweep      search for the settings that suit your texts\n"
+        "  reproduce  run the experiments of docs/reproduction.md over several seeds\n"
         "  predict    classify a file of texts\n"
         "  export     write a classifier for another runtime: ONNX, OpenVINO, ExecuTorch\n"
         "  push       put a finished run folder on the Hub\n\n"
@@ -97,7 +102,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def run_finetune(words: list[str]) -> None:
     # Here, so that the other verbs need not wait for Trainer and the card.
-    from ..analysis import draw_confusion
+    from ..analysis import draw_confusion, draw_reliability
     from ..hub_card import push_run, write_card
     from .finetune import finetune
     from .settings import DataArguments, ModelArguments, RunArguments
@@ -108,6 +113,7 @@ def run_finetune(words: list[str]) -> None:
     if arguments.process_index != 0:
         return
     draw_confusion(folder)
+    draw_reliability(folder)
     write_card(folder, repo_id=arguments.hub_model_id)
     print_results(folder)
     if arguments.push_to_hub:
@@ -135,6 +141,29 @@ def run_sweep(words: list[str]) -> None:
     folder = sweep(sweep_arguments, data_arguments, model_arguments, arguments, list_given(words))
     draw_sweep(folder)
     print_best(folder)
+
+
+def run_reproduce(words: list[str]) -> None:
+    from .reproduce import ReproduceArguments, describe_recipes, reproduce
+
+    # The recipes come first, without their name: `wave-network reproduce ag-news-small --seeds 5`.
+    words = ["--recipes", *words] if words and not words[0].startswith("-") else words
+    (arguments,) = parse_settings("reproduce", [ReproduceArguments], words)
+    if arguments.list:
+        print(describe_recipes())
+        return
+    from ..analysis.reproduction import draw_reproduction
+
+    failed = None
+    try:
+        reproduce(arguments)
+    except ChildProcessError as error:
+        failed = error  # and the others are there to see
+    output = Path(arguments.output_dir)
+    draw_reproduction(output)
+    print((output / "README.md").read_text(encoding="utf-8"))
+    if failed is not None:
+        raise failed
 
 
 def run_predict(words: list[str]) -> None:

@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from tqdm.auto import tqdm
+
+from .cuts import CUTS, cut_newest, cut_rows, cut_whole_texts
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,8 @@ def load_text_data(
     label_column: str | None = None,
     weight_column: str | None = None,
     validation_fraction: float = 0.1,
+    validation_cut: str = "random",
+    order_column: str | None = None,
     dataset_config: str | None = None,
     train_split: str | None = None,
     validation_split: str | None = None,
@@ -120,6 +123,11 @@ def load_text_data(
             need not have it.
         validation_fraction: Which part of the training rows becomes the validation split if there is none, class by
             class; a class of a single row stays in the training rows.
+        validation_cut: Which rows these are: "random" ones; the "newest" by `order_column`; or "whole_texts", for rows
+            that are parts of other rows: whole ones, and what is found in them alone is not trained on. The fraction is
+            then that of the whole texts of 8 words or more.
+        order_column: The column by which the training rows are ordered, in time for example: numbers, or words in
+            alphabetical order, as dates in ISO 8601 are.
         dataset_config: The configuration of a data set on the Hub, such as `sst2` of `nyu-mll/glue`.
         train_split: The name of the split to train on, where it is not one of the usual ones.
         validation_split: The same for validation, such as `validation_matched`.
@@ -137,6 +145,13 @@ def load_text_data(
     """
     if not 0 < validation_fraction < 1:
         raise ValueError(f"`validation_fraction` must be greater than 0 and less than 1, got {validation_fraction}.")
+    if validation_cut not in CUTS:
+        raise ValueError(f"`validation_cut` must be one of {list(CUTS)}, got {validation_cut!r}.")
+    if (validation_cut == "newest") != (order_column is not None):
+        raise ValueError(
+            f"`order_column` is for `validation_cut` 'newest', which needs it; got {order_column!r} with "
+            f"{validation_cut!r}."
+        )
     name = os.fspath(dataset)
     sources, class_names = find_sources(name, dataset_config)
     asked = {"train": train_split, "validation": validation_split, "test": test_split}
@@ -144,9 +159,13 @@ def load_text_data(
 
     if isinstance(text_columns, str):
         text_columns = [text_columns]
+    order = None
+    if order_column is not None:
+        refuse_column_in_use("order_column", order_column, text_columns, label_column)
+        tables["train"], order = take_order(tables["train"], order_column)
     weights = None
     if weight_column is not None:
-        refuse_column_in_use(weight_column, text_columns, label_column)
+        refuse_column_in_use("weight_column", weight_column, text_columns, label_column)
         tables["train"], weights = take_weights(tables["train"], weight_column)
     text_columns, label_column = find_columns(tables["train"], text_columns, label_column)
     if class_names is None:
@@ -155,15 +174,21 @@ def load_text_data(
     splits = {split: rows for split, rows in splits.items() if split == "train" or has_labels(split, rows, splits)}
     if weights is not None:
         splits["train"]["weight"] = weights
+    if order is not None:
+        splits["train"]["order"] = order
     splits["train"] = drop_empty_texts(splits["train"])
     label_names, labels = index_labels(splits, class_names)
     splits = {split: rows | {"label": labels[split]} for split, rows in splits.items()}
 
     validation_was_split = "validation" not in splits
     if validation_was_split:
-        kept, cut = cut_rows(splits["train"]["label"], validation_fraction, seed)
+        kept, cut = cut_validation(splits["train"], validation_cut, validation_fraction, seed)
         splits["validation"] = take_rows(splits["train"], cut)
         splits["train"] = take_rows(splits["train"], kept)
+    elif validation_cut != "random":
+        raise ValueError(
+            f"`validation_cut` ({validation_cut!r}) is for data without a validation split; {name!r} has one."
+        )
     if weights is not None:
         splits["validation"].pop("weight", None)
         splits["train"]["weight"] = normalise_weights(splits["train"]["weight"], weight_column)
@@ -438,9 +463,25 @@ def read_columns(table: pa.Table, text_columns: Sequence[str], where: str) -> di
     return dict(zip(("text", "text_pair"), texts, strict=False))
 
 
-def refuse_column_in_use(weight_column: str, text_columns: Sequence[str] | None, label_column: str | None) -> None:
-    if weight_column in (text_columns or ()) or weight_column == label_column:
-        raise ValueError(f"`weight_column` must be neither a text column nor the label column, got {weight_column!r}.")
+def refuse_column_in_use(
+    argument: str, column: str, text_columns: Sequence[str] | None, label_column: str | None
+) -> None:
+    if column in (text_columns or ()) or column == label_column:
+        raise ValueError(f"`{argument}` must be neither a text column nor the label column, got {column!r}.")
+
+
+def take_order(table: pa.Table, order_column: str) -> tuple[pa.Table, list[Any]]:
+    """The training rows without their order, which must not be taken for text or labels, and this."""
+    check_columns("order_column", [order_column], table.column_names)
+    values = table.column(order_column).to_pylist()
+    texts = ["" if value is None else str(value).strip() for value in values]
+    if "" in texts:
+        raise ValueError(
+            f"The order column {order_column!r} must hold a value in every row, got none in row {texts.index('') + 1} "
+            "of the train split (counted from 1)."
+        )
+    are_numbers = all(NUMBER.fullmatch(text) for text in texts)
+    return table.drop_columns([order_column]), [Decimal(text) for text in texts] if are_numbers else texts
 
 
 def take_weights(table: pa.Table, weight_column: str) -> tuple[pa.Table, list[float]]:
@@ -596,22 +637,15 @@ def as_integer(label: str) -> int:
     return int(number)
 
 
-def cut_rows(labels: Sequence[Any], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """
-    Cuts a fraction of every class; returns the indices of the rows kept and of those cut, both in order.
-
-    A class of two or more rows is in both parts, so nothing is validated that was not trained; a single row is kept.
-    """
-    generator = np.random.default_rng(seed)
-    classes = np.unique(np.asarray(labels), return_inverse=True)[1]
-    cut: list[int] = []
-    for index in range(classes.max() + 1):
-        rows = np.flatnonzero(classes == index)
-        size = min(max(round(len(rows) * fraction), 1), len(rows) - 1)
-        cut += generator.permutation(rows)[:size].tolist()
-    if not cut:
-        raise ValueError(f"At least one class must have two rows to cut a validation split, got {len(labels)} rows.")
-    return sorted(set(range(len(labels))) - set(cut)), sorted(cut)
+def cut_validation(rows: Mapping[str, list[Any]], cut: str, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """The indices of the rows to train on and of those to validate on."""
+    if cut == "newest":
+        return cut_newest(rows["label"], rows["order"], fraction)
+    if cut == "whole_texts":
+        if "text_pair" in rows:
+            raise ValueError("`validation_cut` 'whole_texts' is for rows of one text, got pairs.")
+        return cut_whole_texts(rows["text"], rows["label"], fraction, seed)
+    return cut_rows(rows["label"], fraction, seed)
 
 
 def make_dataset(rows: Mapping[str, list[Any]], label_names: list[str]) -> Dataset:

@@ -1,5 +1,6 @@
 """`wave-network finetune`: data by name or path in, a run folder with a model ready to share out."""
 
+import contextlib
 import functools
 import json
 import os
@@ -34,9 +35,12 @@ from transformers.trainer_utils import EvalPrediction
 from ..configuration import WaveConfig
 from ..modeling_wave import WaveForSequenceClassification
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
+from .averaging import AveragingTrainer, refuse_unfit_averaging
+from .calibration import calibrate
 from .data import TextData, load_text_data
-from .losses import SAMPLE_WEIGHT, WithSampleWeights, make_loss
+from .losses import SAMPLE_WEIGHT, ClassificationLoss, WithSampleWeights, make_loss
 from .metrics import ClassificationReport
+from .mixup import Mixup, find_classifier, refuse_unfit_mixup
 from .optimizer import LazyAdamW, with_dense_gradients
 from .packing import DataCollatorWithPacking, takes_packed
 from .record import count_parameters, summarise, write_record
@@ -93,8 +97,8 @@ def list_callbacks(state: TrainerState) -> dict[str, Any]:
     return cast(dict[str, Any], state.stateful_callbacks)
 
 
-class WaveTrainer(Trainer):
-    """Trainer with our order of the training rows, with weights of the rows, and with `sparse_embeddings`."""
+class WaveTrainer(AveragingTrainer):
+    """Trainer with our order of the training rows, with weights of the rows, mixup and `sparse_embeddings`."""
 
     args: RunArguments
 
@@ -119,6 +123,9 @@ class WaveTrainer(Trainer):
                 )
             # Before the model is wrapped for several processes: the wrapper asks then which gradients will be sparse.
             table.sparse = True
+            for name, module in cast(PreTrainedModel, self.model).named_modules():
+                if name.endswith("embeddings.ngram_embeddings") and isinstance(module, nn.Embedding):
+                    module.sparse = True
             _, settings = self.get_optimizer_cls_and_kwargs(self.args, cast(PreTrainedModel, self.model))
             self.optimizer_cls_and_kwargs = LazyAdamW, settings
         return super().create_optimizer(*arguments)
@@ -133,10 +140,16 @@ class WaveTrainer(Trainer):
         # The model does not take the weights, and the hook would not pass them.
         weights = inputs.pop(SAMPLE_WEIGHT, None)
         hook = self.compute_loss_func
+        mixing: contextlib.AbstractContextManager = contextlib.nullcontext()
+        if self.args.mixup_alpha and model.training:
+            mixup = Mixup(self.args.mixup_alpha)
+            mixing = mixup.in_front_of(cast(nn.Module, find_classifier(self.accelerator.unwrap_model(model))))
+            self.compute_loss_func = mixup.over(hook or ClassificationLoss())
         if weights is not None:
-            self.compute_loss_func = functools.partial(hook, sample_weight=weights)
+            self.compute_loss_func = functools.partial(self.compute_loss_func, sample_weight=weights)
         try:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            with mixing:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         finally:
             self.compute_loss_func = hook
 
@@ -159,6 +172,7 @@ def finetune(
     model_arguments: ModelArguments,
     arguments: RunArguments,
     compute_loss_func: Callable[..., torch.Tensor] | None = None,
+    make_model: Callable[[ModelArguments, PreTrainedTokenizerBase, Sequence[str]], PreTrainedModel] | None = None,
 ) -> Path:
     """
     Trains a classifier and leaves a run folder: the best model by validation with its tokenizer and code, and
@@ -174,6 +188,8 @@ def finetune(
             model, the labels (N,), and `num_items_in_batch`, the rows of the whole step, accumulated batches and other
             processes included. For the loss to be a mean over the step, divide the sum over the rows by that number,
             or by N where it is None.
+        make_model: A model of your own, in place of the one that `model_arguments` describe: called with these, the
+            tokenizer and the names of the classes, after the seed was set.
 
     Returns:
         The run folder.
@@ -196,6 +212,7 @@ def finetune(
         checkpoint = find_checkpoint(folder) if arguments.resume else None
         refuse_existing(folder, arguments.resume)
     refuse_unfit_sharding(arguments, checkpoint)
+    refuse_unfit_averaging(arguments, checkpoint)
     arguments.dataloader_pin_memory &= arguments.device.type == "cuda"
     # Tiny activations and moments become denormal numbers, which a CPU handles slowly. Threads inherit this when they
     # start, so it stands before anything that starts them.
@@ -207,7 +224,10 @@ def finetune(
     arguments.project = arguments.project or data.name.replace("/", "--")
     tokenizer = get_tokenizer(model_arguments, data, folder if checkpoint else None)
     set_seed(arguments.seed)
-    model = get_model(model_arguments, tokenizer, data.label_names)
+    model = (make_model or get_model)(model_arguments, tokenizer, data.label_names)
+    if arguments.calibrate:
+        refuse_uncalibrated(model)
+    refuse_unfit_mixup(arguments, model)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     with arguments.main_process_first(desc="tokenize"):
         encoded = {name: encode(split, tokenizer) for name, split in splits.items() if split is not None}
@@ -237,16 +257,32 @@ def finetune(
         train(trainer, checkpoint)
 
         results: dict[str, dict[str, Any]] = {}
+        logits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for name, prefix in (("validation", "eval"), ("test", "test")):
             if name in encoded:
                 prediction = trainer.predict(encoded[name], metric_key_prefix=prefix)
                 results[name] = summarise(report, prediction, data.label_names)
+                logits[name] = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
     # Where the model is split, it takes all processes to put it together.
     weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if is_main:
-        save_atomically(folder, trainer.accelerator.unwrap_model(trainer.model), tokenizer, weights)
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        calibration = calibrate(logits, fit=arguments.calibrate)
+        if calibration is not None and calibration["temperature"] is not None:
+            trained.config.classifier_temperature = calibration["temperature"]
+        save_atomically(folder, trained, tokenizer, weights)
         write_record(
-            folder, data_arguments, model_arguments, arguments, data, trainer, results, start, compute_loss_func
+            folder,
+            data_arguments,
+            model_arguments,
+            arguments,
+            data,
+            trainer,
+            results,
+            calibration,
+            start,
+            compute_loss_func,
+            make_model,
         )
     arguments.distributed_state.wait_for_everyone()
     return folder
@@ -304,6 +340,15 @@ def refuse_unfit(arguments: RunArguments) -> None:
         raise ValueError(f"`sparse_embeddings` (True) does not go with {unfit}. Leave out one of the two.")
 
 
+def refuse_uncalibrated(model: PreTrainedModel) -> None:
+    """A temperature must have its place in the model: raises a ValueError if it has none."""
+    if not isinstance(model, WaveForSequenceClassification):
+        raise ValueError(
+            f"`calibrate` (True) is for a WaveForSequenceClassification, which divides its logits by the temperature "
+            f"in its configuration; {type(model).__name__} does not. Leave it out."
+        )
+
+
 def refuse_other_losses(data_arguments: DataArguments, arguments: RunArguments) -> None:
     """A loss that is given is the whole of it: a ValueError if a setting asks for another one, or for weights."""
     settings = find_changed(data_arguments) | find_changed(arguments)
@@ -357,6 +402,9 @@ def read_data(arguments: DataArguments) -> TextData:
         label_column=arguments.label_column,
         weight_column=arguments.weight_column,
         validation_fraction=arguments.validation_fraction,
+        validation_cut=arguments.validation_cut,
+        order_column=arguments.order_column,
+        test_split=arguments.test_split,
     )
 
 
@@ -385,6 +433,8 @@ def get_model(
         )
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
+        if isinstance(model, WaveForSequenceClassification):
+            model.config.classifier_temperature = 1.0  # another one belongs to the weights as they were
         return model
     own = {name: value for name, value in asdict(arguments).items() if hasattr(WaveConfig, name)}
     config = WaveConfig(

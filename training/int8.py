@@ -1,4 +1,4 @@
-"""A trained model in 8-bit integers, for inference: its linear maps and its word table, by torchao."""
+"""A trained model in 8-bit integers, for inference: its linear maps and its tables of words and n-grams, by torchao."""
 
 from collections import OrderedDict
 
@@ -7,7 +7,7 @@ from transformers import TorchAoConfig
 # The first pattern that fits the name of a parameter decides. All other parameters stay floats: the classifier, learned
 # positions, segments, biases and norms are too small to be worth an error.
 LINEAR_MAPS = r"re:(.+\.)?(variants|restore|up|down)\.weight"
-WORD_TABLE = r"re:(.+\.)?word_embeddings\.weight"
+TABLES = r"re:(.+\.)?(word|ngram)_embeddings\.weight"
 
 
 def int8_config(linear_maps: bool = True, word_table: bool = True) -> TorchAoConfig:
@@ -18,7 +18,8 @@ def int8_config(linear_maps: bool = True, word_table: bool = True) -> TorchAoCon
     Args:
         linear_maps: Weights have one scale for each output. The inputs are quantised in every call, each token with
             its own scale, and the products are of integers.
-        word_table: One scale for each word; the words of a batch become floats when they are looked up.
+        word_table: One scale for each word, and for each row of n-grams; those of a batch become floats when they are
+            looked up.
 
     Raises:
         ImportError: torchao is not installed.
@@ -33,5 +34,5 @@ def int8_config(linear_maps: bool = True, word_table: bool = True) -> TorchAoCon
     if linear_maps:
         kinds[LINEAR_MAPS] = Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
     if word_table:
-        kinds[WORD_TABLE] = Int8WeightOnlyConfig(set_inductor_config=False)
+        kinds[TABLES] = Int8WeightOnlyConfig(set_inductor_config=False)
     return TorchAoConfig(FqnToConfig(kinds))

@@ -30,17 +30,21 @@ def write_record(
     data: TextData,
     trainer: Trainer,
     results: dict[str, dict[str, Any]],
+    calibration: dict[str, Any] | None,
     start: float,
     own_loss: Callable | None = None,
+    own_model: Callable | None = None,
 ) -> None:
     """
-    Writes `metrics.json`: how the model was made, and what it reached. `start` is of `time.perf_counter`, `own_loss`
-    the loss that was given in Python.
+    Writes `metrics.json`: how the model was made, and what it reached. `calibration` is what `calibrate` says of it,
+    `start` is of `time.perf_counter`, `own_loss` and `own_model` the loss and the model that were given in Python.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     settings = describe_settings(data_arguments, model_arguments, arguments, model.config)
     if own_loss is not None:
         settings["loss"] = f"compute_loss_func={getattr(own_loss, '__qualname__', type(own_loss).__qualname__)}"
+    if own_model is not None:
+        settings["model"] = f"make_model={getattr(own_model, '__qualname__', own_model)}"
     record = {
         "schema": METRICS_SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -56,6 +60,7 @@ def write_record(
         "best": describe_best(trainer, arguments.metric_for_best_model),
         "end": describe_end(trainer),
         "results": results,
+        "calibration": calibration,
     }
     write_atomically(folder / "metrics.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
@@ -100,15 +105,18 @@ def describe_settings(
         "weight_decay",
         "optim",
         "sparse_embeddings",
+        "ema_decay",
         "max_grad_norm",
         "loss",
         "focal_gamma",
         "label_smoothing_factor",
+        "mixup_alpha",
         "num_train_epochs",
         "max_steps",
         "per_device_train_batch_size",
         "gradient_accumulation_steps",
         "class_weights",
+        "calibrate",
         "early_stopping_patience",
         "early_stopping_threshold",
         "packing",

@@ -45,6 +45,19 @@ class DataArguments:
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Share of the training rows to validate on, if there is no validation split."}
     )
+    validation_cut: Literal["random", "newest", "whole_texts"] = field(
+        default="random",
+        metadata={
+            "help": "Which rows these are: 'newest' by --order_column; 'whole_texts' where rows are parts of other "
+            "rows, as phrases are of sentences: what is found in texts of validation alone is not trained on."
+        },
+    )
+    order_column: str | None = field(
+        default=None, metadata={"help": "Column by which --validation_cut newest goes: numbers, or ISO dates."}
+    )
+    test_split: str | None = field(
+        default=None, metadata={"help": "Split to test on, where it is not called so, such as 'validation' of SST-2."}
+    )
 
 
 @dataclass
@@ -71,6 +84,14 @@ class ModelArguments:
         default=None,
         metadata={"help": "Width (3, 5 ...) of a convolution that shows a new model the order of neighbouring tokens."},
     )
+    ngram_vocab_size: int | None = field(
+        default=None,
+        metadata={"help": "Rows of a table of hashed n-grams of tokens for a new model, such as 16384. Default: none."},
+    )
+    ngram_size: int = field(
+        default=WaveConfig.ngram_size,
+        metadata={"help": "Longest n-grams in that table: 2 for pairs of tokens, 3 for triples as well."},
+    )
     wave_operation: Literal["modulation", "interference"] = field(
         default="modulation", metadata={"help": "How the two variants of a token are superposed."}
     )
@@ -83,6 +104,10 @@ class ModelArguments:
     )
     hidden_dropout_prob: float = field(
         default=WaveConfig.hidden_dropout_prob, metadata={"help": "Dropout of a new model."}
+    )
+    token_dropout_prob: float = field(
+        default=WaveConfig.token_dropout_prob,
+        metadata={"help": "Share of the tokens of a new model that lose their whole embedding in a training step."},
     )
 
 
@@ -113,6 +138,13 @@ class RunArguments(TrainingArguments):
             "label_smoothing, which it stands for where it is given alone."
         },
     )
+    mixup_alpha: float = field(
+        default=0.0,
+        metadata={
+            "help": "Mix the vectors of two texts before the classifier, and their losses alike, by a share from "
+            "Beta(alpha, alpha): 1 is any share, 0 is no mixing. Against overfitting and false certainty."
+        },
+    )
     class_weights: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "'balanced' weights each class by the inverse of its frequency."}
     )
@@ -132,8 +164,22 @@ class RunArguments(TrainingArguments):
     sparse_embeddings: bool = field(
         default=False,
         metadata={
-            "help": "Update only the rows of the word table that are in the batch: faster steps at small batches on a "
-            "CPU, and another update than AdamW's. See docs/sparse.md."
+            "help": "Update only the rows of the tables of words and n-grams that are in the batch: faster steps at "
+            "small batches on a CPU, and another update than AdamW's. See docs/sparse.md."
+        },
+    )
+    ema_decay: float = field(
+        default=0.0,
+        metadata={
+            "help": "Exponential moving average of the weights, validated and saved in place of them: how much of it a "
+            "step keeps, such as 0.999; 0 is none."
+        },
+    )
+    calibrate: bool = field(
+        default=False,
+        metadata={
+            "help": "Fit a temperature on the validation rows and save it in the model, so that its probabilities are "
+            "calibrated; the labels stay as they are. For a Wave Network."
         },
     )
     learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
@@ -175,6 +221,10 @@ class RunArguments(TrainingArguments):
         self.changed = find_changed(self, leave_out=("hub_token", "resume"))
         self.settle_loss()
         self.check_choice_of_best()
+        if not 0 <= self.mixup_alpha < math.inf:
+            raise ValueError(f"`mixup_alpha` must be a finite number of at least 0, got {self.mixup_alpha}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` must be at least 0, for none, and less than 1, got {self.ema_decay}.")
         # The new name of the same setting, in versions of transformers that have it and call ours an old one.
         if getattr(self, "activation_checkpointing", False) is None:
             self.activation_checkpointing = self.gradient_checkpointing

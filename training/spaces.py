@@ -21,6 +21,9 @@ OF_THE_MODEL: dict[str, type] = {
     "num_hidden_layers": int,
     "intermediate_size": int,
     "conv_kernel_size": int,
+    "ngram_vocab_size": int,
+    "ngram_size": int,
+    "token_dropout_prob": float,
     "hidden_dropout_prob": float,
     "wave_operation": str,
     "magnitude": str,
@@ -41,6 +44,8 @@ OF_THE_RUN: dict[str, type] = {
     "class_weights": str,
     "focal_gamma": float,
     "label_smoothing_factor": float,
+    "mixup_alpha": float,
+    "ema_decay": float,
 }
 SEARCHABLE = OF_THE_MODEL | OF_THE_RUN
 
@@ -132,7 +137,7 @@ def read_choice(name: str, choice: Any) -> list[Any] | dict[str, Any]:
 def read_value(name: str, value: Any) -> Any:
     """One value of a setting, by its kind. Epochs that are whole in the file stay so."""
     kind = SEARCHABLE[name]
-    if value is None and name in ("intermediate_size", "conv_kernel_size"):
+    if value is None and name in ("intermediate_size", "conv_kernel_size", "ngram_vocab_size"):
         return None
     if kind is str:
         arguments = ModelArguments if name in OF_THE_MODEL else RunArguments

@@ -1,0 +1,96 @@
+"""What `wave-network reproduce` measured, as a picture: accuracies with intervals, and what they are compared with."""
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "reproduction.jsonl"
+FIGURES = ROOT / "docs" / "figures"
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; the markers say the same once more.
+OURS, BASELINE, CLAIM = ("#0072B2", "o"), ("#666666", "s"), ("#D55E00", "D")
+
+
+def draw_reproduction(output: str | Path) -> Path | None:
+    """
+    Draws `reproduction.png` and `reproduction.svg` in an output folder of `wave-network reproduce` from the
+    `aggregate.json` in it: see `draw_aggregates`.
+
+    Returns:
+        The path of the first picture; None if there are no aggregates.
+    """
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(output).glob("*/aggregate.json"))]
+    return draw_aggregates(found, Path(output) / "reproduction.png") if found else None
+
+
+def draw_aggregates(aggregates: Iterable[Mapping[str, Any]], path: Path) -> Path:
+    """
+    Draws a panel for each data set, the best recipe on top: the mean test accuracy over the seeds with the 95 %
+    interval of the mean, the accuracy of each seed as a tick, and what it is compared with. As PNG and as SVG.
+    """
+    # Drawn to a file, on machines without a screen too.
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels: dict[str, list[Mapping[str, Any]]] = {}
+    for each in sorted(aggregates, key=lambda each: (each["data"], each["accuracy"]["mean"])):
+        panels.setdefault(each["data"], []).append(each)
+    heights = [len(rows) + 1.5 for rows in panels.values()]
+    figure = Figure(figsize=(8, 0.32 * sum(heights) + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (data, rows) in zip(grid, panels.items(), strict=True):
+        draw_panel(axes, rows)
+        axes.set_title(data)
+    grid[-1].set_xlabel("test accuracy, %")
+    handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": "reproduction"}):
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    # Without the version of matplotlib, so that the same results give the same file.
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    return path
+
+
+def draw_panel(axes: Any, rows: list[Mapping[str, Any]]) -> None:
+    for place, each in enumerate(rows):
+        accuracy, claim = each["accuracy"], each["claim"]
+        is_ours = claim is not None and claim["at_least"]
+        colour, marker = OURS if is_ours else BASELINE
+        mean = 100 * accuracy["mean"]
+        if accuracy["low"] is not None:
+            axes.hlines(place, 100 * accuracy["low"], 100 * accuracy["high"], color=colour, linewidth=2)
+        seeds = [100 * value for value in accuracy["by_seed"].values()]
+        axes.plot(seeds, [place] * len(seeds), "|", color=colour, markersize=9, alpha=0.6)
+        label = "ours, with 95 % interval" if is_ours else "compared with ours, or of the paper"
+        axes.plot(mean, place, marker, color=colour, linestyle="none", label=label)
+        if claim is not None:
+            colour, marker = CLAIM
+            label = "claim or bar"
+            axes.plot(
+                100 * claim["accuracy"], place, marker, color=colour, fillstyle="none", linestyle="none", label=label
+            )
+    axes.set_yticks(range(len(rows)), [each["recipe"] for each in rows])
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="result file (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=FIGURES, help="folder for the figure (default: %(default)s)")
+    arguments = parser.parse_args()
+    if not arguments.results.exists():
+        parser.error(f"argument --results: there is no file {str(arguments.results)!r}.")
+    lines = [json.loads(line) for line in arguments.results.read_text(encoding="utf-8").splitlines()]
+    # The last line of a recipe is the newest.
+    print(draw_aggregates({line["recipe"]: line for line in lines}.values(), arguments.out / "reproduction.png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""How the settings of our recipes were found: validation accuracy of `wave-network finetune`, case by case.
+
+    python benchmarks/search.py ag-news imdb --data ../shared/data --jobs 2
+
+Each case differs from the base of its data set in what it says. The test rows are not there to be read: a run is given
+a folder with the training rows alone, of which validation is cut as in the recipe. Runs are appended to
+benchmarks/results/search.jsonl as they end, and those that are there already are not run again, so the command can be
+stopped and repeated. The tables of docs/reproduction.md are made from that file.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from tqdm import tqdm
+
+from wave_network.benchmarks.machine import describe_run
+from wave_network.training.recipes import DATA_SETS
+from wave_network.training.reproduce import find_folder
+from wave_network.training.settings import as_words
+
+RESULTS = Path(__file__).parent / "results" / "search.jsonl"
+
+BASE = {
+    "hidden_size": 48,
+    "vocab_size": 30000,
+    "ngram_vocab_size": 18000,
+    "conv_kernel_size": 3,
+    "wave_operation": "interference",
+    "position_embedding_type": "none",
+    "hidden_dropout_prob": 0.4,
+    "mixup_alpha": 1.0,
+    "adam_beta2": 0.99,
+    "packing": True,
+    "per_device_train_batch_size": 64,
+    "num_train_epochs": 4,
+}
+CASES: dict[str, tuple[dict, list[dict]]] = {
+    "trec6": (
+        {"hidden_size": 96, "per_device_train_batch_size": 32, "num_train_epochs": 12},
+        [
+            {"position_embedding_type": "sinusoidal"},
+            {"position_embedding_type": "absolute", "max_length": 64},
+            {"mixup_alpha": 0.0},
+            {"classifier_pooling": "max"},
+            {"ngram_vocab_size": None},
+            {"conv_kernel_size": None},
+            {"conv_kernel_size": 5},
+            {"wave_operation": "modulation"},
+            {"magnitude": "rms"},
+            {"hidden_dropout_prob": 0.6},
+            {"token_dropout_prob": 0.1},
+            {"learning_rate": 2e-3},
+            {"num_hidden_layers": 2},
+            {"hidden_size": 256},
+        ],
+    ),
+    "sst2": (
+        {"hidden_size": 64, "ngram_vocab_size": 16000, "num_train_epochs": 3},
+        [
+            {"position_embedding_type": "sinusoidal"},
+            {"mixup_alpha": 0.0},
+            {"classifier_pooling": "max"},
+            {"ngram_vocab_size": None, "hidden_size": 96},
+            {"conv_kernel_size": 5},
+            {"wave_operation": "modulation"},
+            {"hidden_dropout_prob": 0.6},
+            {"token_dropout_prob": 0.2},
+            {"num_hidden_layers": 2},
+        ],
+    ),
+    "20-newsgroups": (
+        {"max_length": 1024, "per_device_train_batch_size": 32, "num_train_epochs": 12},
+        [
+            {"mixup_alpha": 0.0},
+            {"ngram_vocab_size": None, "hidden_size": 76},
+            {"magnitude": "rms"},
+            {"learning_rate": 2e-3},
+        ],
+    ),
+    "ag-news": (
+        {},
+        [
+            {"hidden_size": 128, "ngram_vocab_size": 60000},
+            {"mixup_alpha": 0.0},
+            {"adam_beta2": 0.999},
+            {"ngram_vocab_size": None, "hidden_size": 76},
+            {"conv_kernel_size": None},
+            {"wave_operation": "modulation"},
+            {"vocab_size": 8192, "hidden_size": 96, "ngram_vocab_size": 16384},
+            {"ema_decay": 0.999},
+        ],
+    ),
+    "imdb": (
+        {"max_length": 1024},
+        [
+            {"hidden_size": 128, "ngram_vocab_size": 60000},
+            {"max_length": 512},
+            {"magnitude": "rms"},
+            {"mixup_alpha": 0.0},
+        ],
+    ),
+}
+
+
+def run_case(data: str, case: dict, seed: int, folder: Path, threads: int) -> dict:
+    own, _ = CASES[data]
+    settings = {name: value for name, value in (BASE | own | case).items() if value is not None}
+    data_set = DATA_SETS[data]
+    rows = {**data_set.settings, **data_set.in_folder}
+    rows.pop("test_split", None)
+    with tempfile.TemporaryDirectory() as temporary:
+        training_rows = Path(temporary) / data_set.folder
+        training_rows.mkdir()
+        for path in find_folder(folder, data_set, is_alone=False).glob("train.*"):
+            (training_rows / path.name).symlink_to(path.resolve())
+        run = Path(temporary) / "run"
+        command = [sys.executable, "-m", "wave_network.training.cli", "finetune"]
+        words = as_words({"dataset": str(training_rows), **rows, "output_dir": str(run), "seed": seed, **settings})
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        done = subprocess.run(
+            [*command, *words, "--disable_tqdm", "True"], env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise ChildProcessError(f"{data}, {case}: {done.stderr[-2000:]}")
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        last = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        history = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return {
+        "data": data,
+        "case": case,
+        "settings": settings,
+        "seed": seed,
+        "validation_accuracy_by_epoch": [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry],
+        "validation_nll": metrics["calibration"]["validation"]["nll"],
+        "rows": metrics["data"]["rows"],
+        **metrics["model"],
+        "seconds": metrics["duration_seconds"],
+        **{name: metrics[name] for name in ("device", "versions")},
+        **describe_run(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="data", help=f"of {', '.join(CASES)} (default: all)")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with the data sets")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of each case (default: 1)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, which share the cores (default: 1)")
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in CASES:
+            parser.error(f"data must be of {', '.join(CASES)}, got {name!r}")
+
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    done = {(row["data"], json.dumps(row["settings"], sort_keys=True), row["seed"]) for row in rows}
+    missing = []
+    for data in arguments.names or CASES:
+        own, cases = CASES[data]
+        for case in [{}, *cases]:
+            for seed in range(arguments.seeds):
+                settings = {name: value for name, value in (BASE | own | case).items() if value is not None}
+                if (data, json.dumps(settings, sort_keys=True), seed) not in done:
+                    missing.append((data, case, seed, arguments.data, threads))
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        runs = [pool.submit(run_case, *task) for task in missing]
+        for run in tqdm(as_completed(runs), total=len(runs), desc="Runs", unit=" runs"):
+            RESULTS.parent.mkdir(exist_ok=True)
+            with RESULTS.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(run.result()) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Which training rows become the validation split, where a data set has none of its own."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+CUTS = ("random", "newest", "whole_texts")
+
+# Whole texts that are shorter than this, in words, are not validated on: most are remains of longer ones.
+WHOLE_TEXT_WORDS = 8
+
+Cut = tuple[list[int], list[int]]
+
+
+def cut_rows(labels: Sequence[Any], fraction: float, seed: int) -> Cut:
+    """
+    Cuts a fraction of every class; returns the indices of the rows kept and of those cut, both in order.
+
+    A class of two or more rows is in both parts, so nothing is validated that was not trained; a single row is kept.
+    """
+    generator = np.random.default_rng(seed)
+    return cut_each_class(labels, fraction, generator.permutation)
+
+
+def cut_newest(labels: Sequence[Any], order: Sequence[Any], fraction: float) -> Cut:
+    """
+    As `cut_rows`, but of every class the rows that come last in an order, such as that of their dates. Where the test
+    rows are newer than the training rows, random ones would be too easy: they have neighbours in the same discussion.
+    """
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[sorted(range(len(order)), key=order.__getitem__)] = np.arange(len(order))
+    return cut_each_class(labels, fraction, lambda rows: rows[np.argsort(-ranks[rows])])
+
+
+def cut_whole_texts(texts: Sequence[str], labels: Sequence[Any], fraction: float, seed: int) -> Cut:
+    """
+    A cut of rows some of which are parts of others, as the phrases of SST-2 are: a phrase of a sentence must not be
+    trained on where the sentence is validated on.
+
+    A text is whole if no other one contains it as a run of its words. Of every class, a fraction of the whole texts of
+    8 words or more is cut. Rows that are found in these alone are in neither part.
+    """
+    spaced = [" ".join(text.split()) for text in texts]
+    distinct = set(spaced)
+    parts = {text: {span for span in spans(text) if span in distinct} for text in distinct}
+    whole = distinct.difference(*parts.values())
+    eligible = [index for index, text in enumerate(spaced) if text in whole and text.count(" ") >= WHOLE_TEXT_WORDS - 1]
+    if not eligible:
+        raise ValueError(
+            f"`validation_cut` 'whole_texts' needs training texts of {WHOLE_TEXT_WORDS} words or more that no other "
+            "one contains, got none."
+        )
+    _, chosen = cut_rows([labels[index] for index in eligible], fraction, seed)
+    cut = {spaced[eligible[index]] for index in chosen}
+    found_elsewhere = set().union(*(parts[text] for text in whole - cut))
+    kept = [index for index, text in enumerate(spaced) if text in found_elsewhere or text in whole - cut]
+    return kept, [index for index, text in enumerate(spaced) if text in cut]
+
+
+def spans(text: str) -> Iterator[str]:
+    """All runs of words of a text but the whole of it."""
+    words = text.split(" ")
+    for first in range(len(words)):
+        for last in range(first + 1, len(words) + 1):
+            if last - first < len(words):
+                yield " ".join(words[first:last])
+
+
+def cut_each_class(labels: Sequence[Any], fraction: float, arrange: Any) -> Cut:
+    """Of every class, the first ones of its rows as `arrange` puts them."""
+    classes = np.unique(np.asarray(labels), return_inverse=True)[1]
+    cut: list[int] = []
+    for index in range(classes.max() + 1):
+        rows = np.flatnonzero(classes == index)
+        size = min(max(round(len(rows) * fraction), 1), len(rows) - 1)
+        cut += arrange(rows)[:size].tolist()
+    if not cut:
+        raise ValueError(f"At least one class must have two rows to cut a validation split, got {len(labels)} rows.")
+    return sorted(set(range(len(labels))) - set(cut)), sorted(cut)
