@@ -590,6 +590,49 @@ def show_calibration(calibration: dict | None) -> str:
     return f"{100 * calibration['ece_before']:.1f}{after}"
 
 
+# --- benchmarks/search.py ---------------------------------------------------------------------------------------------
+
+
+def search_table(data: str) -> str:
+    """Best and last epoch of each case on the validation rows, mean over the seeds; the base of the data set first."""
+    groups = defaultdict(list)
+    for row in read("search.jsonl"):
+        if row["data"] == data:
+            groups[json.dumps(row["settings"], sort_keys=True)].append(row)
+    if not groups:
+        return f"_{NOT_MEASURED.capitalize()}._"
+    # The base was moved when something had won: that of the newest line counts for all.
+    base = next(rows for rows in reversed(groups.values()) if not rows[0]["case"])
+    settings = base[0]["settings"]
+    lines = [
+        "| case | best epoch, % | against the base | last epoch, % | NLL | epochs | parameters | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    reached = mean_of_best(base)
+    for rows in sorted(groups.values(), key=lambda rows: (rows is not base, -mean_of_best(rows))):
+        last = mean(row["validation_accuracy_by_epoch"][-1] for row in rows)
+        nll = mean(row["validation_nll"] for row in rows)
+        distance = f"{100 * (mean_of_best(rows) - reached):+.2f}" if rows is not base else "-"
+        epochs = len(rows[0]["validation_accuracy_by_epoch"])
+        lines.append(
+            f"| {show_case(rows[0]['settings'], settings)} | {100 * mean_of_best(rows):.2f} | {distance} "
+            f"| {100 * last:.2f} | {nll:.3f} | {epochs} | {rows[0]['parameters']:,} | {len(rows)} |"
+        )
+    words = " ".join(f"--{name} {value}" for name, value in settings.items())
+    counts = "{train:,} rows to train, {validation:,} to validate".format(**base[0]["rows"])
+    return "\n".join([*lines, "", f"{counts}. Base: `{words}`; {base[0]['device']}."])
+
+
+def mean_of_best(rows: list[dict]) -> float:
+    return mean(max(row["validation_accuracy_by_epoch"]) for row in rows)
+
+
+def show_case(settings: dict, base: dict) -> str:
+    """In what some settings differ from others."""
+    changed = [f"`{name}` {value}" for name, value in settings.items() if base.get(name) != value]
+    return ", ".join(changed + [f"no `{name}`" for name in base if name not in settings]) or "base"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "classification": classification_table,
     "choices": choices_table,
@@ -614,6 +657,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "serving": serving_table,
     "claims": claims_table,
     **{f"reproduced {title}": functools.partial(reproduced_table, data) for data, title in REPRODUCED.items()},
+    **{f"search {title}": functools.partial(search_table, data) for data, title in REPRODUCED.items()},
 }
 FILES = (
     "README.md",
