@@ -1,0 +1,64 @@
+"""benchmarks/search.py: its cases are settings of `finetune`, and no run of it sees a test row."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from small_runs import make_rows, write_csv
+from transformers import HfArgumentParser
+
+from wave_network.benchmarks import search, tables
+from wave_network.training.recipes import DATA_SETS
+from wave_network.training.settings import DataArguments, ModelArguments, RunArguments, as_words
+
+
+@pytest.mark.parametrize("data", search.CASES)
+def test_every_case_is_a_setting_of_finetune_and_each_is_there_once(data: str, tmp_path: Path):
+    own, cases = search.CASES[data]
+    assert data in DATA_SETS
+    parser = HfArgumentParser([DataArguments, ModelArguments, RunArguments], allow_abbrev=False)
+    seen = set()
+    for case in [{}, *cases]:
+        settings = {name: value for name, value in (search.BASE | own | case).items() if value is not None}
+        seen.add(json.dumps(settings, sort_keys=True))
+        words = as_words({"dataset": "texts", "output_dir": str(tmp_path), "use_cpu": True, **settings})
+        parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    assert len(seen) == 1 + len(cases)
+
+
+def test_a_run_is_given_the_training_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "trec6"
+    folder.mkdir()
+    for split in ("train", "test"):
+        write_csv(folder / f"{split}.csv", make_rows(40, seed=0))
+    given: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        files = sorted(path.name for path in Path(command[command.index("--dataset") + 1]).iterdir())
+        given.append(files)
+        return SimpleNamespace(returncode=1, stderr="stopped here")
+
+    monkeypatch.setattr(search.subprocess, "run", run)
+    with pytest.raises(ChildProcessError, match="stopped here"):
+        search.run_case("trec6", {}, 0, tmp_path, 1)
+    assert given == [["train.csv"]]
+
+
+def test_the_table_compares_with_the_newest_base(monkeypatch: pytest.MonkeyPatch):
+    def line(case: dict, settings: dict, accuracies: list[float]) -> dict:
+        rows = {"train": 1000, "validation": 100}
+        return {
+            "data": "imdb", "case": case, "settings": settings, "rows": rows,
+            "validation_accuracy_by_epoch": accuracies,
+            "validation_nll": 0.3, "parameters": 1234, "device": "cpu",
+        }  # fmt: skip
+
+    old = line({}, {"hidden_size": 8, "ngram_vocab_size": 5}, [0.7, 0.6])
+    new = line({}, {"hidden_size": 16}, [0.7, 0.8])
+    other = line({"magnitude": "rms"}, {"hidden_size": 16, "magnitude": "rms"}, [0.85, 0.81])
+    monkeypatch.setattr(tables, "read", lambda name: [old, new, other] if name == "search.jsonl" else [])
+    lines = tables.search_table("imdb").splitlines()
+    assert lines[2].startswith("| base | 80.00 | - | 80.00 | 0.300 | 2 | 1,234 | 1 |")
+    assert lines[3].startswith("| `magnitude` rms | 85.00 | +5.00 | 81.00 |")
+    assert lines[4].startswith("| `hidden_size` 8, `ngram_vocab_size` 5 | 70.00 | -10.00 | 60.00 |")
