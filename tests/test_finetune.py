@@ -490,7 +490,6 @@ def test_checkpointed_activations_give_the_same_weights(
 
 
 def test_compiled_training_gives_the_same_weights_and_an_ordinary_model(short: Path, data: Path, tmp_path: Path):
-    torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     # The backend that compiles nothing further is enough to test our side, and quick.
     run = finetune_small(data, tmp_path / "run", torch_compile=True, torch_compile_backend="eager", **SHORT)

@@ -277,7 +277,6 @@ def test_gradient_checkpointing_takes_packed_texts():
 
 def test_packed_texts_compile_into_one_graph():
     model = build(problem_type="single_label_classification")
-    torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     for lengths in (LENGTHS, (30, 2, 8), (4, 9, 17, 5)):
         found, packed = [], pack(make_features(lengths))
