@@ -31,10 +31,11 @@ from tqdm import tqdm
 from wave_network.benchmarks import models, parity
 from wave_network.benchmarks.bandwidth import measure_bandwidth
 from wave_network.benchmarks.cases import CONTENDERS, GROUPS, OURS, SLOW, Case, Setting, select
-from wave_network.benchmarks.machine import ROOT, describe_machine, read_commit
+from wave_network.benchmarks.machine import ROOT, describe_machine
 from wave_network.benchmarks.memory import measure_apart
 from wave_network.benchmarks.texts import Corpus, load_corpus
 from wave_network.benchmarks.timing import choose_calls, pair, summarise, time_in_rounds, warm_up
+from wave_network.training.record import read_commit
 
 RESULTS = ROOT / "benchmarks" / "results" / "bench.jsonl"
 
@@ -398,7 +399,7 @@ def main(words: Sequence[str] | None = None) -> None:
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     torch._dynamo.config.recompile_limit = 64
 
-    machine, commit = describe_machine(device), arguments.commit or read_commit()
+    machine, commit = describe_machine(device), arguments.commit or read_commit() or "unknown"
     path = arguments.results or RESULTS
     if arguments.quick and arguments.results is None:
         path = Path(tempfile.mkdtemp(prefix="wave-bench-")) / "bench.jsonl"

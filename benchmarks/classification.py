@@ -8,20 +8,14 @@ table in the README is made from that file by benchmarks/tables.py.
 
 import argparse
 import json
-import platform
 import shlex
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import sklearn
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.pipeline import make_pipeline
-from sklearn.svm import LinearSVC
-
-from wave_network.benchmarks.machine import describe_run, read_processor
+from wave_network.benchmarks.machine import describe_run
+from wave_network.training.baselines import train_svm
 from wave_network.training.data import load_text_data
 
 RESULTS = Path(__file__).parent / "results" / "classification.jsonl"
@@ -35,41 +29,29 @@ def run_wave(dataset: str, seed: int, settings: str) -> dict:
         run = Path(folder) / "run"
         subprocess.run([*command, "--output_dir", str(run), "--seed", str(seed), *shlex.split(settings)], check=True)
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    return {
-        "parameters": metrics["model"]["parameters"],
-        "core_parameters": metrics["model"]["core_parameters"],
-        **{name: metrics[name] for name in ("device", "versions", "settings")},
-        **describe(metrics["data"]["fingerprint"], metrics["data"]["rows"], metrics["duration_seconds"]),
-        "accuracy": metrics["results"]["test"]["accuracy"],
-        "macro_f1": metrics["results"]["test"]["macro_f1"],
-    }
+    return {"settings": metrics["settings"], **summarise(metrics)}
 
 
 def run_svm(dataset: str) -> dict:
     """The rival that has no seed: it learns from the training and the validation rows."""
-    data = load_text_data(dataset)
-    start = time.perf_counter()
-    texts = [*data.train["text"], *data.validation["text"]]
-    labels = [*data.train["label"], *data.validation["label"]]
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LinearSVC())
-    accuracy = model.fit(texts, labels).score(data.test["text"], data.test["label"])
-    rows = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
-    seconds = round(time.perf_counter() - start, 1)
-    return {
-        "parameters": int(model[-1].coef_.size + model[-1].intercept_.size),
-        "device": f"cpu ({read_processor()}, 1 threads)",
-        "versions": {"scikit-learn": sklearn.__version__, "python": platform.python_version()},
-        **describe(data.fingerprint, rows, seconds),
-        "accuracy": accuracy,
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        train_svm(load_text_data(dataset), Path(folder), seed=0)
+        metrics = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
+    return summarise(metrics)
 
 
-def describe(fingerprint: str, rows: dict, seconds: float) -> dict:
+def summarise(metrics: dict) -> dict:
+    """What a line takes over from `metrics.json`."""
+    test = metrics["results"]["test"]
     return {
-        "fingerprint": fingerprint,
-        "rows": rows,
-        "seconds": seconds,
+        **metrics["model"],
+        **{name: metrics[name] for name in ("device", "versions")},
+        "fingerprint": metrics["data"]["fingerprint"],
+        "rows": metrics["data"]["rows"],
+        "seconds": metrics["duration_seconds"],
         **describe_run(),
+        "accuracy": test["accuracy"],
+        "macro_f1": test["macro_f1"],
     }
 
 

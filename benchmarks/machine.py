@@ -3,11 +3,12 @@
 import datetime
 import os
 import platform
-import subprocess
 from pathlib import Path
 
 import torch
 import transformers
+
+from wave_network.training.record import read_commit
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,16 +18,6 @@ def read_processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
-
-
-def read_commit() -> str:
-    """The commit, with "-dirty" if a file of code is not as it was committed; "unknown" without git."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    commit = git("rev-parse", "--short", "HEAD")
-    return (commit + ("-dirty" if git("status", "--porcelain", "--", "*.py") else "")) or "unknown"
 
 
 def describe_machine(device: str = "cpu") -> dict:
@@ -43,4 +34,4 @@ def describe_machine(device: str = "cpu") -> dict:
 
 
 def describe_run() -> dict:
-    return {"commit": read_commit(), "date": datetime.date.today().isoformat()}
+    return {"commit": read_commit() or "unknown", "date": datetime.date.today().isoformat()}

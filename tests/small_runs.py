@@ -1,11 +1,17 @@
 """A small data set, and runs of `wave-network` on it that take about a second each."""
 
 import csv
+import json
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import pytest
+from transformers import TrainerCallback
+
+from wave_network.training import finetune
 from wave_network.training.cli import main
 
 WORDS = {
@@ -66,4 +72,36 @@ def small_words(dataset: Path, output: Path, **settings: Any) -> list[str]:
 
 def finetune_small(dataset: Path, output: Path, **settings: Any) -> Path:
     main(small_words(dataset, output, **settings))
+    return output
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which the command refuses."""
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    assert exit_.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def interrupt(dataset: Path, output: Path, saves: int, **settings: Any) -> Path:
+    """Starts a run that is interrupted once it has saved so many checkpoints."""
+
+    class Interrupt(TrainerCallback):
+        def on_save(self, *_: Any, **__: Any) -> None:
+            nonlocal saves
+            saves -= 1
+            if saves == 0:
+                raise KeyboardInterrupt
+
+    class InterruptedTrainer(finetune.WaveTrainer):
+        def __init__(self, **arguments: Any):
+            super().__init__(**arguments, callbacks=[Interrupt()])
+
+    with patch.object(finetune, "WaveTrainer", InterruptedTrainer), pytest.raises(KeyboardInterrupt):
+        finetune_small(dataset, output, **settings)
+    assert not (output / "metrics.json").exists()
     return output

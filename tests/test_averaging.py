@@ -1,20 +1,15 @@
 """The moving average of the weights: its steps, what is validated and saved, and how a run goes on."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import finetune_small, small_words, write_data
-from transformers import TrainerCallback
+from small_runs import finetune_small, interrupt, read_metrics, refuse, small_words, write_data
 
-from wave_network.training import finetune
 from wave_network.training.averaging import RAW_WEIGHTS, refuse_unfit_averaging
-from wave_network.training.cli import main
 from wave_network.training.settings import RunArguments
 
 # It is reached after 11 steps; an epoch has 14.
@@ -42,39 +37,10 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finetune_small(data, tmp_path_factory.mktemp("runs") / "run", ema_decay=DECAY, **SETTINGS)
 
 
-def read_metrics(run: Path) -> dict[str, Any]:
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-
-
 def is_equal(file: Path, other: Path) -> bool:
     weights, others = load_file(file), load_file(other)
     assert weights.keys() == others.keys()
     return all(torch.equal(weights[name], others[name]) for name in weights)
-
-
-def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit):
-        main(words)
-    return capsys.readouterr().err.splitlines()[-1]
-
-
-def interrupt(dataset: Path, output: Path, saves: int, **settings: Any) -> Path:
-    """Starts a run that is interrupted once it has saved so many checkpoints."""
-
-    class Interrupt(TrainerCallback):
-        def on_save(self, *_: Any, **__: Any) -> None:
-            nonlocal saves
-            saves -= 1
-            if saves == 0:
-                raise KeyboardInterrupt
-
-    class InterruptedTrainer(finetune.WaveTrainer):
-        def __init__(self, **arguments: Any):
-            super().__init__(**arguments, callbacks=[Interrupt()])
-
-    with patch.object(finetune, "WaveTrainer", InterruptedTrainer), pytest.raises(KeyboardInterrupt):
-        finetune_small(dataset, output, **settings)
-    return output
 
 
 def test_the_saved_weights_are_the_average_of_those_of_all_steps(data: Path, tmp_path: Path):
@@ -149,6 +115,6 @@ def test_what_does_not_go_with_an_average_is_refused(other: dict[str, Any], tmp_
     settings = {"fsdp": None, "deepspeed": None, "sparse_embeddings": False, "ema_decay": 0.999} | other
     ((name, value),) = other.items()
     with pytest.raises(ValueError, match=rf"`ema_decay` \(0\.999\) does not go with `{name}` \({value!r}\)"):
-        refuse_unfit_averaging(SimpleNamespace(**settings), None)
-    refuse_unfit_averaging(SimpleNamespace(**settings | {"ema_decay": 0.0}), None)
-    refuse_unfit_averaging(RunArguments(str(tmp_path), ema_decay=0.999, use_cpu=True), None)
+        refuse_unfit_averaging(SimpleNamespace(**settings))
+    refuse_unfit_averaging(SimpleNamespace(**settings | {"ema_decay": 0.0}))
+    refuse_unfit_averaging(RunArguments(str(tmp_path), ema_decay=0.999, use_cpu=True))

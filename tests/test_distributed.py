@@ -19,7 +19,7 @@ import transformers
 from packaging import version
 from safetensors.torch import load_file
 from several_processes import Ended, run_processes
-from small_runs import finetune_small, make_rows, small_words, write_csv
+from small_runs import finetune_small, make_rows, read_metrics, small_words, write_csv
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 from transformers.training_args import ParallelMode
 from transformers.utils import is_accelerate_available
@@ -116,10 +116,6 @@ def split_run(start: Path, data: Path, tmp_path_factory: pytest.TempPathFactory)
     assert [each.code for each in ended] == [0, 0], ended[0].err
     assert [each.out.count("Done in") for each in ended] == [1, 0]  # one process speaks
     return run
-
-
-def read_metrics(run: Path) -> dict[str, Any]:
-    return json.loads((run / "metrics.json").read_text())
 
 
 def list_files(run: Path) -> set[str]:

@@ -23,12 +23,21 @@ import torch
 from loopback_hub import LoopbackHub
 from packaging.version import Version
 from safetensors.torch import load_file
-from small_runs import WORDS, finetune_small, make_rows, small_words, write_csv, write_data
+from small_runs import (
+    WORDS,
+    finetune_small,
+    interrupt,
+    make_rows,
+    read_metrics,
+    refuse,
+    small_words,
+    write_csv,
+    write_data,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    TrainerCallback,
     modeling_utils,
     pipeline,
     set_seed,
@@ -75,10 +84,6 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finetune_small(data, tmp_path_factory.mktemp("runs") / "run")
 
 
-def read_metrics(run: Path) -> dict[str, Any]:
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-
-
 def read_weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model.safetensors")
 
@@ -98,14 +103,6 @@ def snapshot(folder: Path) -> dict[str, str]:
 def list_files(run: Path) -> set[str]:
     """The files of a run folder without its checkpoints."""
     return {name for name in snapshot(run) if not name.startswith("checkpoint-")}
-
-
-def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line with which the command refuses."""
-    with pytest.raises(SystemExit) as exit_:
-        main(words)
-    assert exit_.value.code == 2
-    return capsys.readouterr().err.splitlines()[-1]
 
 
 # What a run leaves
@@ -331,26 +328,6 @@ def test_a_patience_of_zero_is_none(data: Path, tmp_path: Path):
 
 
 # A run that is interrupted
-
-
-def interrupt(dataset: Path, output: Path, saves: int, **settings: Any) -> Path:
-    """Starts a run that is interrupted once it has saved so many checkpoints."""
-
-    class Interrupt(TrainerCallback):
-        def on_save(self, *_: Any, **__: Any) -> None:
-            nonlocal saves
-            saves -= 1
-            if saves == 0:
-                raise KeyboardInterrupt
-
-    class InterruptedTrainer(finetune.WaveTrainer):
-        def __init__(self, **arguments: Any):
-            super().__init__(**arguments, callbacks=[Interrupt()])
-
-    with patch.object(finetune, "WaveTrainer", InterruptedTrainer), pytest.raises(KeyboardInterrupt):
-        finetune_small(dataset, output, **settings)
-    assert not (output / "metrics.json").exists()
-    return output
 
 
 # The second case stops within an epoch, which has 14 steps.

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import WORDS, make_rows, small_words, write_csv
+from small_runs import WORDS, make_rows, read_metrics, refuse, small_words, write_csv
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from wave_network.training import finetune
-from wave_network.training.cli import main, parse_settings
+from wave_network.training.cli import parse_settings
 from wave_network.training.data import load_text_data
 from wave_network.training.losses import (
     SAMPLE_WEIGHT,
@@ -56,22 +56,10 @@ def train_small(dataset: Path, output: Path, compute_loss_func: Any = None, **se
     return finetune.finetune(*parse_settings("finetune", types, words), compute_loss_func=compute_loss_func)
 
 
-def read_metrics(run: Path) -> dict[str, Any]:
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-
-
 def distance(run: Path, other: Path) -> float:
     weights, others = (load_file(folder / "model.safetensors") for folder in (run, other))
     assert weights.keys() == others.keys()
     return max(float((weights[name] - others[name]).abs().max()) for name in weights)
-
-
-def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line with which the command refuses."""
-    with pytest.raises(SystemExit) as exit_:
-        main(words)
-    assert exit_.value.code == 2
-    return capsys.readouterr().err.splitlines()[-1]
 
 
 # The focal loss

@@ -1,21 +1,16 @@
 """Mixup: what the classifier is given, the loss that goes with it, and how a run goes on."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import finetune_small, make_rows, small_words, write_csv, write_data
+from small_runs import finetune_small, interrupt, make_rows, read_metrics, refuse, small_words, write_csv, write_data
 from torch import nn
-from transformers import TrainerCallback
 
 from wave_network import WaveConfig, WaveForSequenceClassification, WaveForTokenClassification, WaveModel
-from wave_network.training import finetune
-from wave_network.training.cli import main
 from wave_network.training.losses import ClassificationLoss
 from wave_network.training.mixup import Mixup, find_classifier, refuse_unfit_mixup
 
@@ -68,68 +63,47 @@ def test_outside_nothing_is_mixed_also_after_an_error():
 
 
 def test_a_small_alpha_mostly_leaves_the_texts_alone():
+    torch.manual_seed(0)
     shares = torch.tensor([float(Mixup(0.05).beta.sample()) for _ in range(200)])
     assert ((shares < 0.05) | (shares > 0.95)).float().mean() > 0.7
 
 
-@pytest.mark.parametrize(
-    ("model", "is_found"),
-    [
-        (make_classifier(), True),
-        (WaveForTokenClassification(WaveConfig(vocab_size=5, hidden_size=4)), True),
-        (WaveModel(WaveConfig(vocab_size=5, hidden_size=4)), False),
-        (nn.Linear(2, 2), False),
-    ],
-)
-def test_the_classifier_is_found(model: nn.Module, is_found: bool):
-    assert (find_classifier(model) is not None) == is_found
+def test_the_classifier_is_found_or_asked_for():
+    for model in (make_classifier(), WaveForTokenClassification(WaveConfig(vocab_size=5, hidden_size=4))):
+        assert find_classifier(model) is model.classifier
+    for model in (WaveModel(WaveConfig(vocab_size=5, hidden_size=4)), nn.Linear(2, 2)):
+        with pytest.raises(ValueError, match=f"`mixup_alpha`.*'score'; {type(model).__name__} has none"):
+            find_classifier(model)
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"torch_compile": True}, "`torch_compile` (True)"),
-        ({"n_gpu": 2}, "2 GPUs"),
-        ({"model": WaveModel(WaveConfig(vocab_size=5, hidden_size=4))}, "WaveModel"),
-    ],
+    ("settings", "words"), [({"torch_compile": True}, "`torch_compile` (True)"), ({"n_gpu": 2}, "2 GPUs")]
 )
 def test_what_does_not_go_with_it_is_refused(settings: dict[str, Any], words: str):
     defaults = {"mixup_alpha": 0.5, "torch_compile": False, "n_gpu": 0}
-    model = settings.pop("model", make_classifier())
     with pytest.raises(ValueError, match=r"`mixup_alpha` \(0.5\)") as error:
-        refuse_unfit_mixup(SimpleNamespace(**defaults | settings), model)
+        refuse_unfit_mixup(SimpleNamespace(**defaults | settings))
     assert words in str(error.value)
-    refuse_unfit_mixup(SimpleNamespace(**defaults | settings | {"mixup_alpha": 0.0}), model)
+    refuse_unfit_mixup(SimpleNamespace(**defaults | settings | {"mixup_alpha": 0.0}))
 
 
 @pytest.mark.parametrize("alpha", ["-1", "inf", "nan"])
 def test_an_alpha_that_is_none_is_refused(data: Path, tmp_path: Path, alpha: str, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit):
-        main(small_words(data, tmp_path / "run", mixup_alpha=alpha))
-    assert "`mixup_alpha` must be a finite number of at least 0" in capsys.readouterr().err
+    error = refuse(small_words(data, tmp_path / "run", mixup_alpha=alpha), capsys)
+    assert "`mixup_alpha` must be a finite number of at least 0" in error
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_learns_with_it_and_goes_on_as_if_it_had_not_been_interrupted(data: Path, tmp_path: Path):
     settings = {"mixup_alpha": 1.0, "packing": True, "num_train_epochs": 4}
 
-    class Interrupt(TrainerCallback):
-        def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-            if state.epoch == 2:
-                raise KeyboardInterrupt
-
-    class InterruptedTrainer(finetune.WaveTrainer):
-        def __init__(self, **arguments: Any):
-            super().__init__(**arguments, callbacks=[Interrupt()])
-
     whole = finetune_small(data, tmp_path / "whole", **settings)
-    with patch.object(finetune, "WaveTrainer", InterruptedTrainer), pytest.raises(KeyboardInterrupt):
-        finetune_small(data, tmp_path / "parted", **settings)
-    parted = finetune_small(data, tmp_path / "parted", resume=True, **settings)
+    parted = interrupt(data, tmp_path / "parted", saves=2, **settings)
+    finetune_small(data, parted, resume=True, **settings)
     weights, others = (load_file(run / "model.safetensors") for run in (whole, parted))
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
-    record = json.loads((whole / "metrics.json").read_text(encoding="utf-8"))
+    record = read_metrics(whole)
     assert record["settings"]["mixup_alpha"] == 1.0
     assert record["results"]["test"]["accuracy"] > 0.5
 
@@ -144,5 +118,5 @@ def test_rows_without_weight_teach_nothing(tmp_path: Path):
     write_csv(folder / "train.csv", weighted)
     write_csv(folder / "test.csv", make_rows(42, seed=1))
     run = finetune_small(folder, tmp_path / "run", weight_column="weight", mixup_alpha=1.0, num_train_epochs=4)
-    record = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    record = read_metrics(run)
     assert record["results"]["test"]["accuracy"] > 0.5

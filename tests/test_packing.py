@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_runs import finetune_small, make_rows, small_words, write_data
+from small_runs import finetune_small, make_rows, read_metrics, small_words, write_data
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -387,10 +387,6 @@ RUN = {"hidden_dropout_prob": 0, "logging_strategy": "steps", "logging_steps": 1
 def packed_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ended run, which the tests only read."""
     return finetune_small(data, tmp_path_factory.mktemp("runs") / "packed", packing=True, **RUN)
-
-
-def read_metrics(run: Path) -> dict[str, Any]:
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 def read_curve(run: Path) -> list[float]:

@@ -303,7 +303,7 @@ def test_the_list_names_each_recipe_and_what_it_is_compared_with(capsys: pytest.
     cli.main(["reproduce", "--list"])
     shown = capsys.readouterr().out
     assert set(re.findall(r"^  (\S+)", shown, re.MULTILINE)) == set(RECIPES)
-    assert re.search(r"ag-news-paper-modulation .*\[91\.66 %: paper, Table 2\]", shown)
+    assert re.search(r"ag-news-paper-modulation .*\[91\.66 %: paper, section 5\]", shown)
     assert re.search(r"ag-news-small .*\[≥ 92\.00 %: bar of ours\]", shown)
 
 

@@ -15,12 +15,12 @@ from wave_network.training.settings import DataArguments, ModelArguments, RunArg
 
 @pytest.mark.parametrize("data", search.CASES)
 def test_every_case_is_a_setting_of_finetune_and_each_is_there_once(data: str, tmp_path: Path):
-    own, cases = search.CASES[data]
+    _, cases = search.CASES[data]
     assert data in DATA_SETS
     parser = HfArgumentParser([DataArguments, ModelArguments, RunArguments], allow_abbrev=False)
     seen = set()
     for case in [{}, *cases]:
-        settings = {name: value for name, value in (search.BASE | own | case).items() if value is not None}
+        settings = search.settle(data, case)
         seen.add(json.dumps(settings, sort_keys=True))
         words = as_words({"dataset": "texts", "output_dir": str(tmp_path), "use_cpu": True, **settings})
         parser.parse_args_into_dataclasses(words, look_for_args_file=False)

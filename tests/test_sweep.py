@@ -18,7 +18,7 @@ import optuna
 import pytest
 import torch
 import yaml
-from small_runs import make_rows, small_words, write_csv, write_data
+from small_runs import make_rows, refuse, small_words, write_csv, write_data
 
 from wave_network.training import cli, spaces
 from wave_network.training import sweep as sweep_module
@@ -89,13 +89,6 @@ def tried(record: dict[str, Any]) -> list[tuple[Any, ...]]:
     """What was tried and what came of it, without what was interrupted."""
     ended = [trial for trial in record["trials"] if trial["state"] != "interrupted"]
     return [(trial["settings"], trial["value"], trial["validations"], trial["state"]) for trial in ended]
-
-
-def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(words)
-    assert exit_.value.code == 2
-    return capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -440,6 +433,7 @@ def test_a_space_is_read_with_the_kinds_of_its_settings(tmp_path: Path):
         ("lr_scheduler_type: [linear, steep]\n", ["`lr_scheduler_type`", "'steep'"]),
         ("focal_gamma: [1, 2]\n", ["`focal_gamma`", "1.0", "'focal'"]),
         ("label_smoothing_factor: {low: 0, high: 1}\n", ["`label_smoothing_factor`", "less than 1"]),
+        ("ema_decay: {low: 0, high: 1}\n", ["`ema_decay`", "less than 1"]),
         ("hidden_dropout_prob: {low: 0, high: 2}\n", ["`hidden_dropout_prob`", "2.0"]),
         ("conv_kernel_size: [null, 4]\n", ["`conv_kernel_size`", "4"]),
         ("vocab_size: [100, 200]\n", ["'vocab_size'"]),
@@ -466,6 +460,8 @@ def test_a_bad_space_is_refused_before_anything_is_tried(
         ({"push_to_hub": True}, ["`push_to_hub`"]),
         ({"model": "runs/base", "hidden_size": 16}, ["`hidden_size`", "runs/base"]),
         ({"report_to": "tensorbord"}, ["`report_to`"]),
+        ({"ema_decay": 0.9, "sparse_embeddings": True}, ["`ema_decay` (0.9)", "`sparse_embeddings` (True)"]),
+        ({"mixup_alpha": 1.0, "torch_compile": True}, ["`mixup_alpha` (1.0)", "`torch_compile` (True)"]),
     ],
 )
 def test_what_makes_no_sweep_is_refused(
@@ -475,6 +471,18 @@ def test_what_makes_no_sweep_is_refused(
     for word in words:
         assert word in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_searched_setting_must_go_with_those_that_are_not(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "space.yaml"
+    file.write_text("ema_decay: [0, 0.9]\n")
+    words = sweep_words(data, tmp_path / "sweep", file, leave_out=set(), sparse_embeddings=True)
+    error = refuse(words, capsys)
+    assert "`ema_decay` of the space cannot be 0.9" in error
+    assert "`sparse_embeddings` (True)" in error
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_with_nothing_left_to_search_a_sweep_says_so(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,6 +1,6 @@
 """Which training rows become the validation split, where a data set has none of its own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def spans(text: str) -> Iterator[str]:
                 yield " ".join(words[first:last])
 
 
-def cut_each_class(labels: Sequence[Any], fraction: float, arrange: Any) -> Cut:
+def cut_each_class(labels: Sequence[Any], fraction: float, arrange: Callable[[np.ndarray], np.ndarray]) -> Cut:
     """Of every class, the first ones of its rows as `arrange` puts them."""
     classes = np.unique(np.asarray(labels), return_inverse=True)[1]
     cut: list[int] = []

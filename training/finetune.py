@@ -35,7 +35,7 @@ from transformers.trainer_utils import EvalPrediction
 from ..configuration import WaveConfig
 from ..modeling_wave import WaveForSequenceClassification
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
-from .averaging import AveragingTrainer, refuse_unfit_averaging
+from .averaging import AveragingTrainer, refuse_other_averaging, refuse_unfit_averaging
 from .calibration import calibrate
 from .data import TextData, load_text_data
 from .losses import SAMPLE_WEIGHT, ClassificationLoss, WithSampleWeights, make_loss
@@ -143,7 +143,7 @@ class WaveTrainer(AveragingTrainer):
         mixing: contextlib.AbstractContextManager = contextlib.nullcontext()
         if self.args.mixup_alpha and model.training:
             mixup = Mixup(self.args.mixup_alpha)
-            mixing = mixup.in_front_of(cast(nn.Module, find_classifier(self.accelerator.unwrap_model(model))))
+            mixing = mixup.in_front_of(find_classifier(self.accelerator.unwrap_model(model)))
             self.compute_loss_func = mixup.over(hook or ClassificationLoss())
         if weights is not None:
             self.compute_loss_func = functools.partial(self.compute_loss_func, sample_weight=weights)
@@ -212,7 +212,7 @@ def finetune(
         checkpoint = find_checkpoint(folder) if arguments.resume else None
         refuse_existing(folder, arguments.resume)
     refuse_unfit_sharding(arguments, checkpoint)
-    refuse_unfit_averaging(arguments, checkpoint)
+    refuse_other_averaging(arguments, checkpoint)
     arguments.dataloader_pin_memory &= arguments.device.type == "cuda"
     # Tiny activations and moments become denormal numbers, which a CPU handles slowly. Threads inherit this when they
     # start, so it stands before anything that starts them.
@@ -227,7 +227,8 @@ def finetune(
     model = (make_model or get_model)(model_arguments, tokenizer, data.label_names)
     if arguments.calibrate:
         refuse_uncalibrated(model)
-    refuse_unfit_mixup(arguments, model)
+    if arguments.mixup_alpha:
+        find_classifier(model)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     with arguments.main_process_first(desc="tokenize"):
         encoded = {name: encode(split, tokenizer) for name, split in splits.items() if split is not None}
@@ -280,9 +281,9 @@ def finetune(
             trainer,
             results,
             calibration,
-            start,
-            compute_loss_func,
-            make_model,
+            start=start,
+            own_loss=compute_loss_func,
+            own_model=make_model,
         )
     arguments.distributed_state.wait_for_everyone()
     return folder
@@ -319,9 +320,15 @@ def refuse_useless(arguments: ModelArguments) -> None:
 
 
 def refuse_unfit(arguments: RunArguments) -> None:
+    """A ValueError if settings of the training do not go together. Each may be right alone."""
+    refuse_unfit_averaging(arguments)
+    refuse_unfit_mixup(arguments)
+    if arguments.sparse_embeddings:
+        refuse_unfit_for_sparse(arguments)
+
+
+def refuse_unfit_for_sparse(arguments: RunArguments) -> None:
     """Row-sparse gradients need an optimizer, a backend and a compiler that take them: raises a ValueError if not."""
-    if not arguments.sparse_embeddings:
-        return
     optimizer = getattr(arguments.optim, "value", arguments.optim)
     unfit = None
     if optimizer not in ADAMW:

@@ -60,22 +60,23 @@ class Mixup:
         return mixed
 
 
-def find_classifier(model: nn.Module) -> nn.Module | None:
-    """The last linear map of a classifier of texts, if there is one to be found."""
-    modules = (getattr(model, name, None) for name in CLASSIFIERS)
-    return next((module for module in modules if isinstance(module, nn.Linear)), None)
+def find_classifier(model: nn.Module) -> nn.Linear:
+    """The last linear map of a classifier of texts. ValueError if there is none to be found."""
+    for name in CLASSIFIERS:
+        classifier = getattr(model, name, None)
+        if isinstance(classifier, nn.Linear):
+            return classifier
+    names = " or ".join(repr(name) for name in CLASSIFIERS)
+    raise ValueError(
+        f"`mixup_alpha` is for a model whose logits come from an nn.Linear called {names}; {type(model).__name__} has "
+        "none. Leave it out."
+    )
 
 
-def refuse_unfit_mixup(arguments: Any, model: nn.Module) -> None:
-    """
-    Raises:
-        ValueError: `mixup_alpha` of these `RunArguments` does not go with the model, or with another setting.
-    """
+def refuse_unfit_mixup(arguments: Any) -> None:
+    """A ValueError if `mixup_alpha` does not go with another setting of these `RunArguments`."""
     unfit = None
-    if find_classifier(model) is None:
-        names = " or ".join(repr(name) for name in CLASSIFIERS)
-        unfit = f"{type(model).__name__}: allowed are models whose logits come from an nn.Linear called {names}"
-    elif arguments.torch_compile:
+    if arguments.torch_compile:
         unfit = "`torch_compile` (True): vectors are mixed by a hook that comes and goes; allowed is False"
     elif arguments.n_gpu > 1:
         unfit = f"{arguments.n_gpu} GPUs in one process: allowed is one, and `torchrun` for more"

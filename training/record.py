@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -31,6 +32,7 @@ def write_record(
     trainer: Trainer,
     results: dict[str, dict[str, Any]],
     calibration: dict[str, Any] | None,
+    *,
     start: float,
     own_loss: Callable | None = None,
     own_model: Callable | None = None,
@@ -177,6 +179,21 @@ def get_versions() -> dict[str, str]:
     versions = {name.replace("-", "_"): version(name) for name in packages}
     # torch itself also says for which device it was built.
     return versions | {"torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def read_commit() -> str | None:
+    """The commit of this code, with "-dirty" if a file of it was changed since; None where it is no git checkout."""
+    package = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=package, capture_output=True, text=True, check=False).stdout.strip()
+
+    try:
+        if not (package / ".git").exists():
+            return None
+        return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", "*.py") else "")
+    except OSError:
+        return None
 
 
 def write_atomically(path: Path, text: str) -> None:

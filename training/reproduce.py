@@ -34,10 +34,9 @@ from scipy.stats import t as student
 from tqdm.auto import tqdm
 
 from .recipes import DATA_SETS, RECIPES, DataSet, Recipe
-from .record import write_atomically
+from .record import read_commit, write_atomically
 
 REPRODUCE_SCHEMA = 1
-PACKAGE = Path(__file__).parents[1]
 
 # What a result depends on; the rest of a recipe may be worded anew while its runs go on.
 DECISIVE = ("kind", "model", "training", "rows")
@@ -323,20 +322,6 @@ def read_peak() -> float | None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (2**20 if sys.platform == "darwin" else 2**10)
     return None
-
-
-def read_commit() -> str | None:
-    """The commit of this code, with "-dirty" if a file of it was changed since; None where it is no git checkout."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=PACKAGE, capture_output=True, text=True, check=False).stdout.strip()
-
-    try:
-        if not (PACKAGE / ".git").exists():
-            return None
-        return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", "*.py") else "")
-    except OSError:
-        return None
 
 
 # What the runs come to.

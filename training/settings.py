@@ -142,7 +142,7 @@ class RunArguments(TrainingArguments):
         default=0.0,
         metadata={
             "help": "Mix the vectors of two texts before the classifier, and their losses alike, by a share from "
-            "Beta(alpha, alpha): 1 is any share, 0 is no mixing. Against overfitting and false certainty."
+            "Beta(alpha, alpha): 1 is any share, 0 is no mixing. Meant against overfitting and false certainty."
         },
     )
     class_weights: Literal["none", "balanced"] = field(

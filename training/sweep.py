@@ -266,7 +266,7 @@ def refuse_bad_values(
         for value in list_ends(choice):
             try:
                 if name in OF_THE_RUN:
-                    replace(arguments, **{name: value})
+                    refuse_unfit(replace(arguments, **{name: value}))
                 else:
                     with torch.device("meta"):
                         get_model(replace(model_arguments, **{name: value}), tokenizer, data.label_names)
