@@ -62,6 +62,8 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"wave_operation": "modulation", "magnitude": "rms"},
             {"wave_operation": "modulation", "magnitude": "rms", "hidden_size": 256},
             {"wave_operation": "modulation", "magnitude": "rms", "num_hidden_layers": 2},
+            {"subword_buckets": 50000},
+            {"wave_operation": "modulation", "magnitude": "rms", "subword_buckets": 50000},
         ],
     ),
     "sst2": (
@@ -78,6 +80,8 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"hidden_dropout_prob": 0.6},
             {"token_dropout_prob": 0.2},
             {"num_hidden_layers": 2},
+            {"mixup_alpha": 0.0, "token_dropout_prob": 0.2},
+            {"mixup_alpha": 0.0, "token_dropout_prob": 0.2, "subword_buckets": 50000},
         ],
     ),
     "20-newsgroups": (
@@ -88,6 +92,7 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"magnitude": "rms"},
             {"learning_rate": 2e-3},
             {"hidden_size": 128, "ngram_vocab_size": 60000},
+            {"subword_buckets": 50000},
         ],
     ),
     "ag-news": (
@@ -102,6 +107,9 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"magnitude": "rms"},
             {"vocab_size": 8192, "hidden_size": 96, "ngram_vocab_size": 16384},
             {"ema_decay": 0.999},
+            {"subword_buckets": 50000},
+            {"subword_buckets": 50000, "num_train_epochs": 6},
+            {"subword_buckets": 50000, "num_train_epochs": 6, "hidden_dropout_prob": 0.5},
         ],
     ),
     "imdb": (
@@ -111,6 +119,7 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"max_length": 512},
             {"magnitude": "rms"},
             {"mixup_alpha": 0.0},
+            {"subword_buckets": 50000},
         ],
     ),
 }

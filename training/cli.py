@@ -33,6 +33,7 @@ COMMON = frozenset(
         "packing",
         "sparse_embeddings",
         "mixup_alpha",
+        "subword_buckets",
         "ema_decay",
         "calibrate",
         "weight_decay",

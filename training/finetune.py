@@ -46,6 +46,7 @@ from .packing import DataCollatorWithPacking, takes_packed
 from .record import count_parameters, summarise, write_record
 from .settings import DataArguments, ModelArguments, RunArguments, find_changed
 from .sharding import is_sharded, refuse_unfit_sharding, set_up_sharding
+from .subwords import add_subwords, fold_subwords, refuse_other_subwords, refuse_unfit_subwords
 from .tracking import print_trackers, refuse_missing_trackers, track
 
 # What `--sparse_embeddings` has a row-sparse form of.
@@ -213,6 +214,7 @@ def finetune(
         refuse_existing(folder, arguments.resume)
     refuse_unfit_sharding(arguments, checkpoint)
     refuse_other_averaging(arguments, checkpoint)
+    refuse_other_subwords(arguments, checkpoint)
     arguments.dataloader_pin_memory &= arguments.device.type == "cuda"
     # Tiny activations and moments become denormal numbers, which a CPU handles slowly. Threads inherit this when they
     # start, so it stands before anything that starts them.
@@ -229,6 +231,9 @@ def finetune(
         refuse_uncalibrated(model)
     if arguments.mixup_alpha:
         find_classifier(model)
+    counts = count_parameters(model)
+    if arguments.subword_buckets:
+        add_subwords(model, tokenizer, arguments.subword_buckets)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     with arguments.main_process_first(desc="tokenize"):
         encoded = {name: encode(split, tokenizer) for name, split in splits.items() if split is not None}
@@ -253,9 +258,10 @@ def finetune(
             folder.mkdir(parents=True, exist_ok=True)
             model.config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            print_summary(model, data, folder)
+            print_summary(model, counts, data, folder)
             print_trackers(arguments, folder)
         train(trainer, checkpoint)
+        fold_subwords(model)
 
         results: dict[str, dict[str, Any]] = {}
         logits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -323,6 +329,7 @@ def refuse_unfit(arguments: RunArguments) -> None:
     """A ValueError if settings of the training do not go together. Each may be right alone."""
     refuse_unfit_averaging(arguments)
     refuse_unfit_mixup(arguments)
+    refuse_unfit_subwords(arguments)
     if arguments.sparse_embeddings:
         refuse_unfit_for_sparse(arguments)
 
@@ -487,8 +494,7 @@ def encode(split: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     return split.map(encode_rows, batched=True, remove_columns=split.column_names, desc="Tokenizing")
 
 
-def print_summary(model: PreTrainedModel, data: TextData, folder: Path) -> None:
-    counts = count_parameters(model)
+def print_summary(model: PreTrainedModel, counts: dict[str, int], data: TextData, folder: Path) -> None:
     test = f", {len(data.test):,} test" if data.test is not None else ""
     print(
         f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation{test} rows, "

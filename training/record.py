@@ -113,6 +113,7 @@ def describe_settings(
         "focal_gamma",
         "label_smoothing_factor",
         "mixup_alpha",
+        "subword_buckets",
         "num_train_epochs",
         "max_steps",
         "per_device_train_batch_size",

@@ -1,0 +1,164 @@
+"""`--subword_buckets`: while it trains, the embedding of a token is also made of those of its character n-grams."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import safe_open
+from tokenizers.models import WordPiece
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# The shortest and the longest character n-grams, with the marks "<" and ">" of where a word begins and ends.
+SHORTEST, LONGEST = 3, 5
+
+
+class SubwordEmbedding(nn.Module):
+    """
+    A table whose rows share what their spelling shares, after fastText (Bojanowski et al., 2017, *Enriching Word
+    Vectors with Subword Information*, arXiv 1607.04606, section 3.2): of a token w with the n-grams G_w, hashed to
+    buckets,
+
+        E_w = V_w + |G_w|^(-1/2) sum_{g in G_w} Z_g
+
+    where fastText has a plain sum. Z starts from zero, so that E is what the table was. What is learned of a word
+    reaches the rare words that are spelled like it; at the end E is a table as any other (`fold_subwords`).
+
+    A state dict of it has E as well, under the name of the table that it stands for: a checkpoint of the training loads
+    as a model without subwords, with the same embeddings.
+
+    Args:
+        table: The table to begin from. Its rows V are trained on.
+        pieces: What each row stands for, as `spell` has it; "" has no n-grams.
+        buckets: The rows of Z, at least 1.
+    """
+
+    def __init__(self, table: nn.Embedding, pieces: Sequence[str], buckets: int):
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = table.weight.shape
+        self.padding_idx = table.padding_idx
+        self.own = table.weight
+        self.subwords = nn.Parameter(table.weight.new_zeros(buckets, self.embedding_dim))
+        grams = [list(cut_grams(piece)) for piece in pieces]
+        rows = [zlib.crc32(gram.encode()) % buckets for each in grams for gram in each]
+        counts_V = torch.tensor([len(each) for each in grams])
+        self.rows_of_grams = nn.Buffer(torch.tensor(rows, dtype=torch.long), persistent=False)
+        self.counts_V = nn.Buffer(counts_V, persistent=False)
+        self.starts_V = nn.Buffer(counts_V.cumsum(0) - counts_V, persistent=False)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """E, of shape (V, D)."""
+        return self.compose(torch.arange(self.num_embeddings, device=self.own.device))
+
+    @torch.compiler.disable  # how many n-grams there are depends on the tokens
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The rows of E for ids of any shape: (..., D). IndexError if an id is no row."""
+        distinct_R, index = input_ids.unique(return_inverse=True)
+        return nn.functional.embedding(index, self.compose(distinct_R))
+
+    def compose(self, ids_R: torch.Tensor) -> torch.Tensor:
+        """The rows of E for distinct ids: (R, D)."""
+        own_RD = nn.functional.embedding(ids_R, self.own, self.padding_idx)
+        counts_R = self.counts_V[ids_R]
+        bags_R = counts_R.cumsum(0) - counts_R
+        places = torch.arange(int(counts_R.sum()), device=ids_R.device)
+        places = places + (self.starts_V[ids_R] - bags_R).repeat_interleave(counts_R)
+        sums_RD = nn.functional.embedding_bag(self.rows_of_grams[places], self.subwords, bags_R, mode="sum")
+        return own_RD + sums_RD * counts_R.clamp(min=1).to(sums_RD.dtype).rsqrt()[:, None]
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight"] = self.weight.detach()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        state_dict.pop(prefix + "weight", None)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def cut_grams(piece: str) -> Iterator[str]:
+    """The character n-grams of a piece, the shortest ones first."""
+    for size in range(SHORTEST, LONGEST + 1):
+        for start in range(len(piece) - size + 1):
+            yield piece[start : start + size]
+
+
+def spell(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """
+    What each id of a WordPiece tokenizer stands for: "<wave>" is a word or how one begins, "ing>" a piece within one,
+    "" a special token. That a word goes on, its first piece does not say.
+    """
+    prefix = tokenizer.backend_tokenizer.model.continuing_subword_prefix  # type: ignore[attr-defined]
+    special = set(tokenizer.all_special_ids)
+    pieces = []
+    for index, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
+        piece = token[len(prefix) :] if token.startswith(prefix) else f"<{token}"
+        pieces.append("" if index in special else f"{piece}>")
+    return pieces
+
+
+def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buckets: int) -> None:
+    """
+    Puts a `SubwordEmbedding` in place of a model's table of words.
+
+    Raises:
+        ValueError: The tokenizer is not of the kind WordPiece, or the words are in no plain table.
+    """
+    table = model.get_input_embeddings()
+    if type(table) is not nn.Embedding:
+        raise ValueError(
+            f"`subword_buckets` ({buckets}) is for a model whose words are in an nn.Embedding; those of "
+            f"{type(model).__name__} are in {type(table).__name__}. Leave it out."
+        )
+    kind = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", tokenizer)
+    if not isinstance(kind, WordPiece):
+        raise ValueError(
+            f"`subword_buckets` ({buckets}) is for a WordPiece tokenizer, whose tokens say where a word begins; this "
+            f"one is of the kind {type(kind).__name__}. Leave it out."
+        )
+    # A table may have more rows than the tokenizer has tokens.
+    pieces = spell(tokenizer)
+    pieces += [""] * (table.num_embeddings - len(pieces))
+    model.set_input_embeddings(SubwordEmbedding(table, pieces, buckets))
+
+
+def fold_subwords(model: PreTrainedModel) -> None:
+    """Puts a plain table with the same embeddings in place of a `SubwordEmbedding`, if there is one."""
+    table = cast(nn.Module, model.get_input_embeddings())
+    if isinstance(table, SubwordEmbedding):
+        weight = table.weight.detach()
+        model.set_input_embeddings(nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=table.padding_idx))
+
+
+def refuse_other_subwords(arguments: Any, checkpoint: Path | None) -> None:
+    """A ValueError if `subword_buckets` of these `RunArguments` is not what it was in the run that is resumed."""
+    weights = checkpoint / "model.safetensors" if checkpoint is not None else None
+    if weights is None or not weights.exists():
+        return
+    with safe_open(weights, framework="pt") as file:
+        tables = [name for name in file.keys() if name.endswith("word_embeddings.subwords")]  # noqa: SIM118  # no dict
+        was = file.get_slice(tables[0]).get_shape()[0] if tables else 0
+    if was != arguments.subword_buckets:
+        raise ValueError(
+            f"`subword_buckets` ({arguments.subword_buckets}) must be what it was in the run that is resumed: "
+            f"{checkpoint} was written with {was}."
+        )
+
+
+def refuse_unfit_subwords(arguments: Any) -> None:
+    """A ValueError if `subword_buckets` does not go with another setting of these `RunArguments`."""
+    buckets = arguments.subword_buckets
+    if not buckets:
+        return
+    for name, because in {
+        "fsdp": "which splits the table over the processes",
+        "deepspeed": "which splits the table over the processes",
+        "sparse_embeddings": "which is for a table whose rows share nothing",
+    }.items():
+        if getattr(arguments, name):
+            raise ValueError(
+                f"`subword_buckets` ({buckets}) does not go with `{name}` ({getattr(arguments, name)!r}), {because}. "
+                "Leave out one of the two."
+            )
