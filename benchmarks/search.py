@@ -108,8 +108,6 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"vocab_size": 8192, "hidden_size": 96, "ngram_vocab_size": 16384},
             {"ema_decay": 0.999},
             {"subword_buckets": 50000},
-            {"subword_buckets": 50000, "num_train_epochs": 6},
-            {"subword_buckets": 50000, "num_train_epochs": 6, "hidden_dropout_prob": 0.5},
         ],
     ),
     "imdb": (

@@ -32,6 +32,7 @@ num_train_epochs: {low: 2, high: 3}
 per_device_train_batch_size: [12, 27]
 label_smoothing_factor: {low: 0, high: 0.2, step: 0.1}
 position_embedding_type: [none, sinusoidal]
+subword_buckets: [null, 40]
 """
 SEARCHED = {"learning_rate", "hidden_dropout_prob", "num_train_epochs", "per_device_train_batch_size"}
 TRIALS = 3

@@ -77,6 +77,7 @@ class MeanOfEmbeddings(WavePreTrainedModel):
     """A linear classifier on the mean of the embeddings of words and n-grams, as in fastText (arXiv 1607.01759)."""
 
     accepts_loss_kwargs = False
+    _input_embed_layer = "word_embeddings"
 
     def __init__(self, config: WaveConfig):
         super().__init__(config)

@@ -232,8 +232,7 @@ def finetune(
     if arguments.mixup_alpha:
         find_classifier(model)
     counts = count_parameters(model)
-    if arguments.subword_buckets:
-        add_subwords(model, tokenizer, arguments.subword_buckets)
+    add_subwords(model, tokenizer, arguments.subword_buckets)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     with arguments.main_process_first(desc="tokenize"):
         encoded = {name: encode(split, tokenizer) for name, split in splits.items() if split is not None}

@@ -124,6 +124,7 @@ TRAINING = {
     "per_device_train_batch_size": 64,
     "adam_beta2": 0.99,
     "mixup_alpha": 1.0,
+    "subword_buckets": 50000,
     "packing": True,
     "calibrate": True,
 }
@@ -135,8 +136,8 @@ OURS: dict[str, tuple[Settings, Settings]] = {
     "ag-news-medium": (MEDIUM, TRAINING),
     "imdb-small": (SMALL | LONG, TRAINING),
     "imdb-medium": (MEDIUM | LONG, TRAINING),
-    "sst2-small": (SMALL | PHRASES | {"hidden_size": 112}, TRAINING | {"mixup_alpha": 0.0}),
-    "sst2-medium": (MEDIUM | PHRASES | {"hidden_size": 320}, TRAINING | {"mixup_alpha": 0.0}),
+    "sst2-small": (SMALL | PHRASES | {"hidden_size": 112}, TRAINING),
+    "sst2-medium": (MEDIUM | PHRASES | {"hidden_size": 320}, TRAINING),
     "trec6-small": (SMALL | QUESTIONS | {"hidden_size": 96}, TRAINING | LONG_TRAINING),
     "trec6-medium": (MEDIUM | QUESTIONS | {"hidden_size": 256}, TRAINING | LONG_TRAINING),
     "20-newsgroups-small": (SMALL | LONG, TRAINING | LONG_TRAINING),

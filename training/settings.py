@@ -145,11 +145,11 @@ class RunArguments(TrainingArguments):
             "Beta(alpha, alpha): 1 is any share, 0 is no mixing. Meant against overfitting and false certainty."
         },
     )
-    subword_buckets: int = field(
-        default=0,
+    subword_buckets: int | None = field(
+        default=None,
         metadata={
             "help": "While training, tokens share the embeddings of their character n-grams, hashed to so many rows, "
-            "such as 50000; the saved model has plain embeddings. Rare words gain. 0 is none."
+            "such as 50000; the saved model has plain embeddings. Default: none."
         },
     )
     class_weights: Literal["none", "balanced"] = field(
@@ -230,8 +230,8 @@ class RunArguments(TrainingArguments):
         self.check_choice_of_best()
         if not 0 <= self.mixup_alpha < math.inf:
             raise ValueError(f"`mixup_alpha` must be a finite number of at least 0, got {self.mixup_alpha}.")
-        if self.subword_buckets < 0:
-            raise ValueError(f"`subword_buckets` must be at least 1, or 0 for none, got {self.subword_buckets}.")
+        if self.subword_buckets is not None and self.subword_buckets < 1:
+            raise ValueError(f"`subword_buckets` must be at least 1, got {self.subword_buckets}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be at least 0, for none, and less than 1, got {self.ema_decay}.")
         # The new name of the same setting, in versions of transformers that have it and call ours an old one.

@@ -45,6 +45,7 @@ OF_THE_RUN: dict[str, type] = {
     "focal_gamma": float,
     "label_smoothing_factor": float,
     "mixup_alpha": float,
+    "subword_buckets": int,
     "ema_decay": float,
 }
 SEARCHABLE = OF_THE_MODEL | OF_THE_RUN
@@ -137,7 +138,7 @@ def read_choice(name: str, choice: Any) -> list[Any] | dict[str, Any]:
 def read_value(name: str, value: Any) -> Any:
     """One value of a setting, by its kind. Epochs that are whole in the file stay so."""
     kind = SEARCHABLE[name]
-    if value is None and name in ("intermediate_size", "conv_kernel_size", "ngram_vocab_size"):
+    if value is None and name in ("intermediate_size", "conv_kernel_size", "ngram_vocab_size", "subword_buckets"):
         return None
     if kind is str:
         arguments = ModelArguments if name in OF_THE_MODEL else RunArguments

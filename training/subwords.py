@@ -99,13 +99,15 @@ def spell(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return pieces
 
 
-def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buckets: int) -> None:
+def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buckets: int | None) -> None:
     """
-    Puts a `SubwordEmbedding` in place of a model's table of words.
+    Puts a `SubwordEmbedding` in place of a model's table of words, if there are buckets.
 
     Raises:
         ValueError: The tokenizer is not of the kind WordPiece, or the words are in no plain table.
     """
+    if buckets is None:
+        return
     table = model.get_input_embeddings()
     if type(table) is not nn.Embedding:
         raise ValueError(
@@ -139,7 +141,7 @@ def refuse_other_subwords(arguments: Any, checkpoint: Path | None) -> None:
         return
     with safe_open(weights, framework="pt") as file:
         tables = [name for name in file.keys() if name.endswith("word_embeddings.subwords")]  # noqa: SIM118  # no dict
-        was = file.get_slice(tables[0]).get_shape()[0] if tables else 0
+        was = file.get_slice(tables[0]).get_shape()[0] if tables else None
     if was != arguments.subword_buckets:
         raise ValueError(
             f"`subword_buckets` ({arguments.subword_buckets}) must be what it was in the run that is resumed: "
@@ -150,7 +152,7 @@ def refuse_other_subwords(arguments: Any, checkpoint: Path | None) -> None:
 def refuse_unfit_subwords(arguments: Any) -> None:
     """A ValueError if `subword_buckets` does not go with another setting of these `RunArguments`."""
     buckets = arguments.subword_buckets
-    if not buckets:
+    if buckets is None:
         return
     for name, because in {
         "fsdp": "which splits the table over the processes",

@@ -48,6 +48,7 @@ from .metrics import ClassificationReport
 from .record import describe_device, get_versions, write_atomically
 from .settings import DataArguments, ModelArguments, RunArguments, as_words, find_changed
 from .spaces import OF_THE_MODEL, OF_THE_RUN, Space, choose_space, list_ends, suggest
+from .subwords import add_subwords
 from .tracking import print_trackers, refuse_missing_trackers, track
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class SweepTrainer(WaveTrainer):
         own = {name: value for name, value in chosen.items() if name in OF_THE_MODEL}
         set_seed(self.base.seed)
         model = get_model(replace(self.model_arguments, **own), self.tokenizer, self.data.label_names)
+        add_subwords(model, self.tokenizer, chosen.get("subword_buckets", self.base.subword_buckets))
         set_seed(self.base.seed)  # as Trainer does in `finetune`, after the model
         return model
 
