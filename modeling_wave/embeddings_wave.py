@@ -380,10 +380,10 @@ def to_mask(attention_mask: torch.Tensor | None, shape: tuple[int, ...]) -> torc
 
 def is_int8(table: Any) -> bool:
     """Whether a table is in int8 by torchao, with one scale a row. Its own `forward` makes floats of all rows first."""
-    weight = getattr(table, "weight", None)
-    if type(weight).__name__ != "Int8Tensor" or table._forward_hooks or table._forward_pre_hooks:
+    if type(table) is not nn.Embedding or table._forward_hooks or table._forward_pre_hooks:
         return False
-    return type(table) is nn.Embedding and weight.scale.shape == (weight.shape[0], 1)
+    weight: Any = table.weight
+    return type(weight).__name__ == "Int8Tensor" and weight.scale.shape == (weight.shape[0], 1)
 
 
 def look_up(table: Any, ids: torch.Tensor, name: str) -> torch.Tensor:

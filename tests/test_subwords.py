@@ -73,6 +73,16 @@ def test_ids_of_any_shape_and_repeated_ones_get_their_rows_and_all_gradients():
     torch.testing.assert_close(found[1], table.subwords.grad)
 
 
+def test_row_sparse_gradients_are_the_same():
+    tables, ids = [make_table(), make_table()], torch.tensor([[1, 4, 1], [0, 2, 3]])
+    tables[1].sparse = True
+    for table in tables:
+        table(ids).square().sum().backward()
+    for dense, sparse in zip(*(table.parameters() for table in tables), strict=True):
+        assert sparse.grad.is_sparse
+        torch.testing.assert_close(sparse.grad.to_dense(), dense.grad)
+
+
 def test_an_id_that_is_no_row_is_refused():
     with pytest.raises(IndexError):
         make_table()(torch.tensor([len(PIECES)]))
@@ -143,10 +153,12 @@ def test_a_run_leaves_a_plain_model_and_its_record(data: Path, tmp_path: Path):
     assert all((each[name + "subwords"] != 0).any() for each in found)
 
 
-def test_a_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path):
-    whole = finetune_small(data, tmp_path / "whole", subword_buckets=50)
-    halved = interrupt(data, tmp_path / "halved", 1, subword_buckets=50)
-    finetune_small(data, halved, subword_buckets=50, resume=True)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_run_goes_on_to_the_same_weights(sparse: bool, data: Path, tmp_path: Path):
+    settings = {"subword_buckets": 50, "sparse_embeddings": sparse}
+    whole = finetune_small(data, tmp_path / "whole", **settings)
+    halved = interrupt(data, tmp_path / "halved", 1, **settings)
+    finetune_small(data, halved, **settings, resume=True)
     expected, found = (load_file(run / "model.safetensors") for run in (whole, halved))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -166,7 +178,7 @@ def test_a_resumed_run_must_have_the_subwords_it_had(
     ("settings", "words"),
     [
         ({"subword_buckets": 0}, ["`subword_buckets`", "at least 1", "got 0"]),
-        ({"subword_buckets": 9, "sparse_embeddings": True}, ["`subword_buckets` (9)", "`sparse_embeddings` (True)"]),
+        ({"subword_buckets": 9, "deepspeed": "{}"}, ["`subword_buckets` (9)", "`deepspeed` ('{}')"]),
     ],
 )
 def test_what_makes_no_run_is_refused(

@@ -46,7 +46,7 @@ from .packing import DataCollatorWithPacking, takes_packed
 from .record import count_parameters, summarise, write_record
 from .settings import DataArguments, ModelArguments, RunArguments, find_changed
 from .sharding import is_sharded, refuse_unfit_sharding, set_up_sharding
-from .subwords import add_subwords, fold_subwords, refuse_other_subwords, refuse_unfit_subwords
+from .subwords import SubwordEmbedding, add_subwords, fold_subwords, refuse_other_subwords, refuse_unfit_subwords
 from .tracking import print_trackers, refuse_missing_trackers, track
 
 # What `--sparse_embeddings` has a row-sparse form of.
@@ -117,7 +117,7 @@ class WaveTrainer(AveragingTrainer):
     def create_optimizer(self, *arguments: Any) -> torch.optim.Optimizer:
         if self.args.sparse_embeddings:
             table = cast(PreTrainedModel, self.model).get_input_embeddings()
-            if not isinstance(table, nn.Embedding):
+            if not isinstance(table, (nn.Embedding, SubwordEmbedding)):
                 raise ValueError(
                     f"`sparse_embeddings` (True) is for a model whose words are in an nn.Embedding; those of "
                     f"{type(self.model).__name__} are in {type(table).__name__}. Leave it out."

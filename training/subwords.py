@@ -33,12 +33,16 @@ class SubwordEmbedding(nn.Module):
         table: The table to begin from. Its rows V are trained on.
         pieces: What each row stands for, as `spell` has it; "" has no n-grams.
         buckets: The rows of Z, at least 1.
+
+    Attributes:
+        sparse: Whether the gradients of V and Z are row-sparse, as those of `nn.Embedding(sparse=True)`.
     """
 
     def __init__(self, table: nn.Embedding, pieces: Sequence[str], buckets: int):
         super().__init__()
         self.num_embeddings, self.embedding_dim = table.weight.shape
         self.padding_idx = table.padding_idx
+        self.sparse = table.sparse
         self.own = table.weight
         self.subwords = nn.Parameter(table.weight.new_zeros(buckets, self.embedding_dim))
         grams = [list(cut_grams(piece)) for piece in pieces]
@@ -61,12 +65,13 @@ class SubwordEmbedding(nn.Module):
 
     def compose(self, ids_R: torch.Tensor) -> torch.Tensor:
         """The rows of E for distinct ids: (R, D)."""
-        own_RD = nn.functional.embedding(ids_R, self.own, self.padding_idx)
+        own_RD = nn.functional.embedding(ids_R, self.own, self.padding_idx, sparse=self.sparse)
         counts_R = self.counts_V[ids_R]
         bags_R = counts_R.cumsum(0) - counts_R
         places = torch.arange(int(counts_R.sum()), device=ids_R.device)
         places = places + (self.starts_V[ids_R] - bags_R).repeat_interleave(counts_R)
-        sums_RD = nn.functional.embedding_bag(self.rows_of_grams[places], self.subwords, bags_R, mode="sum")
+        rows = self.rows_of_grams[places]
+        sums_RD = nn.functional.embedding_bag(rows, self.subwords, bags_R, mode="sum", sparse=self.sparse)
         return own_RD + sums_RD * counts_R.clamp(min=1).to(sums_RD.dtype).rsqrt()[:, None]
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -157,7 +162,6 @@ def refuse_unfit_subwords(arguments: Any) -> None:
     for name, because in {
         "fsdp": "which splits the table over the processes",
         "deepspeed": "which splits the table over the processes",
-        "sparse_embeddings": "which is for a table whose rows share nothing",
     }.items():
         if getattr(arguments, name):
             raise ValueError(
