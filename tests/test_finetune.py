@@ -38,6 +38,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
     modeling_utils,
     pipeline,
     set_seed,
@@ -268,7 +270,7 @@ def early(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_stops_early_and_says_so(early: Path, capsys: pytest.CaptureFixture[str]):
-    print_results(early)
+    print_results(early, "The model")
     assert "Stopped early, after epoch 3." in capsys.readouterr().out
     metrics = read_metrics(early)
     assert metrics["end"] == {"step": 42, "epoch": 3.0, "reason": "early_stopping_patience"}
@@ -616,6 +618,18 @@ def test_a_run_goes_on_from_a_model_with_other_labels(
     assert list(metrics["results"]) == ["validation"]
     assert metrics["data"]["rows"] == {"train": 54, "validation": 6}
     assert (still / "confusion_matrix.png").exists()
+
+
+def test_a_model_of_another_family_is_trained_and_gets_no_card(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertForSequenceClassification(BertConfig(vocab_size=200, **sizes)).save_pretrained(tmp_path / "bert")
+    AutoTokenizer.from_pretrained(run).save_pretrained(tmp_path / "bert")
+    output = finetune_small(data, tmp_path / "run", model=tmp_path / "bert", num_train_epochs=1)
+    assert "The model (a card is for a Wave Network alone) and metrics.json are in" in capsys.readouterr().out
+    assert not (output / "README.md").exists()
+    assert type(AutoModelForSequenceClassification.from_pretrained(output)) is BertForSequenceClassification
 
 
 def test_an_architecture_for_an_existing_model_is_refused(run: Path, data: Path, tmp_path: Path):

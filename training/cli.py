@@ -115,8 +115,10 @@ def run_finetune(words: list[str]) -> None:
         return
     draw_confusion(folder)
     draw_reliability(folder)
-    write_card(folder, repo_id=arguments.hub_model_id)
-    print_results(folder)
+    is_wave = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "wave"
+    if is_wave:
+        write_card(folder, repo_id=arguments.hub_model_id)
+    print_results(folder, "The model, its card" if is_wave else "The model (a card is for a Wave Network alone)")
     if arguments.push_to_hub:
         repo_id = arguments.hub_model_id or folder.name
         print(f"Pushing {folder}. If it fails, repeat it with: wave-network push {folder} {repo_id}", flush=True)
@@ -267,7 +269,7 @@ def print_best(folder: Path) -> None:
     print(f"  {shlex.join(command)}")
 
 
-def print_results(folder: Path) -> None:
+def print_results(folder: Path, made: str) -> None:
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     for split, result in metrics["results"].items():
         interval = f"95 % interval {result['accuracy_low']:.2%} to {result['accuracy_high']:.2%}"
@@ -278,7 +280,7 @@ def print_results(folder: Path) -> None:
     end = metrics["end"]
     if end["reason"] == "early_stopping_patience":
         print(f"Stopped early, after epoch {end['epoch']:g}.")
-    print(f"Done in {metrics['duration_seconds']:.0f} s. The model, its card and metrics.json are in {folder}")
+    print(f"Done in {metrics['duration_seconds']:.0f} s. {made} and metrics.json are in {folder}")
 
 
 if __name__ == "__main__":
