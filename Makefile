@@ -9,13 +9,14 @@ RUN ?= runs/bbc_news
 SHARED := --numprocesses auto --maxprocesses 4 --dist loadfile
 PACKAGE := __init__.py py.typed analysis configuration export hub_card modeling_wave tokenization training
 
-.PHONY: help demo test test-oldest bench check hub clean
+.PHONY: help demo test test-oldest bench docs check hub clean
 
 help:
 	@echo "make demo    set up, train on BBC News, load the result back and classify three headlines"
 	@echo "make test    set up, then the tests (no network)"
 	@echo "make test-oldest   the same with the oldest versions that are claimed, in an environment of their own"
 	@echo "make bench   measure speed, memory and numerical error (about 40 minutes), then make the tables and figures"
+	@echo "make docs    draw the figures of docs/analysis.md again, from the committed results of the studies"
 	@echo "make check   lint, format and types"
 	@echo "make hub     push a run:  make hub REPO=user/name [RUN=runs/bbc_news]"
 	@echo "make clean   remove the environment and caches; runs stay"
@@ -46,7 +47,7 @@ $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade -c constraints-oldest.txt "setuptools>=77" wheel
 	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt torch
-	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt --no-build-isolation -e ".[int8,lora,sentence-transformers,serve,sweep,track,dev]"
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt --no-build-isolation -e ".[analyze,int8,lora,sentence-transformers,serve,sweep,track,dev]"
 	touch $@
 
 test-oldest: $(OLDEST)/.ready
@@ -62,6 +63,10 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/profiles.py
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python -m wave_network.analysis.curves
+
+docs: $(DEV)
+	$(BIN)/python -m wave_network.analysis.docs
+	$(BIN)/python benchmarks/tables.py
 
 # The repository root is the package; links under its name let the type checker see it as one.
 check: $(DEV)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .figures import new_figure
+
 # More classes than this cannot be labelled legibly, nor their cells numbered.
 LEGIBLE_CLASSES = 25
 
@@ -22,10 +24,6 @@ def draw_confusion(run_folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: There is no `metrics.json` in the folder.
     """
-    # Drawn to a file, on machines without a screen too.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     run_folder = Path(run_folder)
     metrics = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))
     split = "test" if "test" in metrics["results"] else "validation"
@@ -34,8 +32,7 @@ def draw_confusion(run_folder: str | Path) -> Path:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     size = float(np.clip(2.5 + 0.55 * len(names), 4.5, 20))
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(size + 1, size)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)

@@ -9,25 +9,26 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from .figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, new_figure
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "bench.jsonl"
 FIGURES = ROOT / "docs" / "figures"
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow that white paper swallows; markers
-# and dashes say the same once more. The same model has the same looks in every figure.
+# The same model has the same looks in every figure.
 LOOKS = {
-    "ours": ("#0072B2", "o", "-"),
-    "ours, readable": ("#56B4E9", "s", "-"),
-    "ours, compiled": ("#0072B2", "^", "--"),
-    "ours, folded": ("#56B4E9", "D", "--"),
-    "ours, packed": ("#009E73", "v", "-"),
-    "polar form": ("#D55E00", "X", "-"),
-    "matrix products": ("#000000", "_", ":"),
-    "BERT of our core size": ("#CC79A7", "P", "-"),
-    "DistilBERT": ("#E69F00", "<", "-"),
-    "FNet": ("#E69F00", ">", "--"),
-    "ModernBERT-base": ("#666666", "p", "--"),
-    "BERT-base": ("#000000", "h", "-"),
+    "ours": (BLUE, "o", "-"),
+    "ours, readable": (SKY, "s", "-"),
+    "ours, compiled": (BLUE, "^", "--"),
+    "ours, folded": (SKY, "D", "--"),
+    "ours, packed": (GREEN, "v", "-"),
+    "polar form": (VERMILION, "X", "-"),
+    "matrix products": (BLACK, "_", ":"),
+    "BERT of our core size": (PURPLE, "P", "-"),
+    "DistilBERT": (ORANGE, "<", "-"),
+    "FNet": (ORANGE, ">", "--"),
+    "ModernBERT-base": (GREY, "p", "--"),
+    "BERT-base": (BLACK, "h", "-"),
 }
 SWEEPS: dict[str, dict[str, Any]] = {
     "length": {"x": "length", "label": "length (tokens)", "base": 2, "per_token": True},
@@ -47,20 +48,16 @@ def read_last_run(results: Path, group: str) -> list[dict]:
 
 def draw_sweep(group: str, lines: list[dict], folder: Path) -> Path:
     """Draws one sweep: a panel for inference and one for training, medians with the 20th to 80th percentile."""
-    # Drawn to a file, on machines without a screen too.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     sweep = SWEEPS[group]
     modes = [mode for mode in ("inference", "training") if any(line["mode"] == mode for line in lines)]
-    figure = Figure(figsize=(6.2 * len(modes), 5.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.2 * len(modes), 5.4)
     handles: dict[str, Any] = {}
     for place, mode in enumerate(modes):
         axes = figure.add_subplot(1, len(modes), place + 1)
         for name, points in sorted(find_curves(lines, mode, sweep).items(), key=lambda curve: order(curve[0])):
-            colour, marker, dashes = LOOKS.get(name, ("#000000", ".", "-"))
+            colour, marker, dashes = LOOKS.get(name, (BLACK, ".", "-"))
             x, middle, low, high = zip(*sorted(points), strict=True)
             (handles[name],) = axes.plot(x, middle, color=colour, marker=marker, linestyle=dashes)
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)

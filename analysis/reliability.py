@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-# Told apart without colours too: the gap is hatched, and ends in a line.
-BLUE, ORANGE = "#56B4E9", "#D55E00"
+from .figures import SKY, VERMILION, new_figure, save_figure
 
 
 def draw_reliability(run_folder: str | Path) -> Path | None:
@@ -21,11 +20,6 @@ def draw_reliability(run_folder: str | Path) -> Path | None:
     Raises:
         FileNotFoundError: There is no `metrics.json` in the folder.
     """
-    # Drawn to a file, on machines without a screen too.
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     run_folder = Path(run_folder)
     metrics = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))
     if metrics.get("calibration") is None:
@@ -36,8 +30,7 @@ def draw_reliability(run_folder: str | Path) -> Path | None:
     if temperature is not None:
         panels = {"before": found["before"], f"after, temperature {temperature:.3g}": found}
 
-    figure = Figure(figsize=(4.4 * len(panels), 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.4 * len(panels), 5.6)
     grid = figure.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 1])
     for (title, figures), upper, lower in zip(panels.items(), *grid, strict=True):
         upper.set_title(f"{title}: ECE {figures['ece']:.2%}")
@@ -49,11 +42,7 @@ def draw_reliability(run_folder: str | Path) -> Path | None:
     # Names come from the data: a dollar sign in one must not be read as mathematics.
     rows = metrics["results"][split]["rows"]
     figure.suptitle(f"{metrics['data']['name']}, {split}, n = {rows:,}", parse_math=False)
-    with matplotlib.rc_context({"svg.hashsalt": "reliability"}):
-        figure.savefig(run_folder / "reliability.svg", metadata={"Date": None})
-    path = run_folder / "reliability.png"
-    figure.savefig(path, dpi=150)
-    return path
+    return save_figure(figure, run_folder / "reliability")[0]
 
 
 def draw_panel(upper: Any, lower: Any, bins: list[dict[str, Any]]) -> None:
@@ -63,13 +52,13 @@ def draw_panel(upper: Any, lower: Any, bins: list[dict[str, Any]]) -> None:
     accuracies = [each["accuracy"] for each in filled]
     gaps = [each["confidence"] - each["accuracy"] for each in filled]
     shape = {"align": "edge", "width": widths}
-    upper.bar(lows, accuracies, color=BLUE, edgecolor="black", linewidth=0.6, label="accuracy", **shape)
+    upper.bar(lows, accuracies, color=SKY, edgecolor="black", linewidth=0.6, label="accuracy", **shape)
     upper.bar(
         lows,
         gaps,
         bottom=accuracies,
         facecolor="none",
-        edgecolor=ORANGE,
+        edgecolor=VERMILION,
         hatch="////",
         linewidth=1.2,
         label="to the mean confidence",

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .figures import BLUE, GREY, VERMILION, new_figure, save_figure
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "reproduction.jsonl"
 FIGURES = ROOT / "docs" / "figures"
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; the markers say the same once more.
-OURS, BASELINE, CLAIM = ("#0072B2", "o"), ("#666666", "s"), ("#D55E00", "D")
+# The markers say the same once more.
+OURS, BASELINE, CLAIM = (BLUE, "o"), (GREY, "s"), (VERMILION, "D")
 
 
 def draw_reproduction(output: str | Path) -> Path | None:
@@ -31,17 +33,11 @@ def draw_aggregates(aggregates: Iterable[Mapping[str, Any]], path: Path) -> Path
     Draws a panel for each data set, the best recipe on top: the mean test accuracy over the seeds with the 95 %
     interval of the mean, the accuracy of each seed as a tick, and what it is compared with. As PNG and as SVG.
     """
-    # Drawn to a file, on machines without a screen too.
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels: dict[str, list[Mapping[str, Any]]] = {}
     for each in sorted(aggregates, key=lambda each: (each["data"], each["accuracy"]["mean"])):
         panels.setdefault(each["data"], []).append(each)
     heights = [len(rows) + 1.5 for rows in panels.values()]
-    figure = Figure(figsize=(8, 0.32 * sum(heights) + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 0.32 * sum(heights) + 0.8)
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (data, rows) in zip(grid, panels.items(), strict=True):
         draw_panel(axes, rows)
@@ -49,12 +45,7 @@ def draw_aggregates(aggregates: Iterable[Mapping[str, Any]], path: Path) -> Path
     grid[-1].set_xlabel("test accuracy, %")
     handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "reproduction"}):
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-    # Without the version of matplotlib, so that the same results give the same file.
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-    return path
+    return save_figure(figure, path)[0]
 
 
 def draw_panel(axes: Any, rows: list[Mapping[str, Any]]) -> None:

@@ -4,6 +4,8 @@ import json
 import math
 from pathlib import Path
 
+from .figures import BLUE, VERMILION, new_figure
+
 COLUMNS = 3
 
 
@@ -18,23 +20,18 @@ def draw_sweep(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: There is no `sweep.json` in the folder.
     """
-    # Drawn to a file, on machines without a screen too.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     folder = Path(folder)
     record = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
     trials = [trial for trial in record["trials"] if trial["value"] is not None]
     rows = math.ceil((len(record["space"]) + 1) / COLUMNS)
-    figure = Figure(figsize=(4 * COLUMNS, 3.2 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4 * COLUMNS, 3.2 * rows)
     panels = figure.subplots(rows, COLUMNS, sharey=True, squeeze=False).flat
 
     history = next(panels)
     better = max if record["direction"] == "maximize" else min
     complete = [trial for trial in trials if trial["state"] == "complete"]
     best = [better(trial["value"] for trial in complete[: count + 1]) for count in range(len(complete))]
-    history.step([trial["number"] for trial in complete], best, where="post", color="#D55E00", label="best so far")
+    history.step([trial["number"] for trial in complete], best, where="post", color=VERMILION, label="best so far")
     scatter(history, [(trial["number"], trial) for trial in trials])
     history.set_xlabel("trial")
     if best:
@@ -60,7 +57,7 @@ def draw_sweep(folder: str | Path) -> Path:
 
 
 def scatter(axes, points: list[tuple[float, dict]]) -> None:
-    for state, face in (("complete", "#0072B2"), ("pruned", "none")):
+    for state, face in (("complete", BLUE), ("pruned", "none")):
         chosen = [(x, trial["value"]) for x, trial in points if trial["state"] == state]
         x, y = zip(*chosen, strict=True) if chosen else ((), ())
-        axes.scatter(x, y, facecolors=face, edgecolors="#0072B2", s=28, clip_on=False)
+        axes.scatter(x, y, facecolors=face, edgecolors=BLUE, s=28, clip_on=False)

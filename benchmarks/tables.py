@@ -633,6 +633,21 @@ def show_case(settings: dict, base: dict) -> str:
     return ", ".join(changed + [f"no `{name}`" for name in base if name not in settings]) or "base"
 
 
+# --- wave-network analyze ---------------------------------------------------------------------------------------------
+
+
+MOST_ROWS = 40
+
+
+def study_table(folder: Path) -> str:
+    """What a study found, in words and as a table, as `make docs` wrote it; a long table as a link."""
+    findings, table = ((folder / name).read_text(encoding="utf-8").strip() for name in ("findings.md", "table.md"))
+    rows = len(table.splitlines()) - 2
+    if rows > MOST_ROWS:
+        table = f"All {rows} rows: [table.md](../{(folder / 'table.md').relative_to(RESULTS.parents[1]).as_posix()})."
+    return f"{findings}\n\n{table}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "classification": classification_table,
     "choices": choices_table,
@@ -658,9 +673,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "claims": claims_table,
     **{f"reproduced {title}": functools.partial(reproduced_table, data) for data, title in REPRODUCED.items()},
     **{f"search {title}": functools.partial(search_table, data) for data, title in REPRODUCED.items()},
+    **{f"study {folder.name}": functools.partial(study_table, folder) for folder in (RESULTS / "analysis").glob("*")},
 }
 FILES = (
     "README.md",
+    "docs/analysis.md",
     "docs/choices.md",
     "docs/heads.md",
     "docs/benchmarks.md",

@@ -42,7 +42,7 @@ def test_the_command_is_an_entry_point():
 def test_help_names_the_verbs(capsys: pytest.CaptureFixture[str]):
     code, out, _ = run(["--help"], capsys)
     assert code == 0
-    verbs = ["finetune", "sweep", "reproduce", "predict", "export", "push"]
+    verbs = ["finetune", "sweep", "reproduce", "predict", "export", "push", "analyze"]
     assert [verb for verb in re.findall(r"^  (\w+) ", out, re.MULTILINE) if verb in verbs] == verbs
 
 

@@ -70,6 +70,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "predict": run_predict,
         "export": run_export,
         "push": run_push,
+        "analyze": run_analyze,
     }
     parser = argparse.ArgumentParser(
         prog="wave-network",
@@ -80,7 +81,8 @@ def main(words: Sequence[str] | None = None) -> None:
         "  reproduce  run the experiments of docs/reproduction.md over several seeds\n"
         "  predict    classify a file of texts\n"
         "  export     write a classifier for another runtime: ONNX, OpenVINO, ExecuTorch\n"
-        "  push       put a finished run folder on the Hub\n\n"
+        "  push       put a finished run folder on the Hub\n"
+        "  analyze    study how a trained model works: table, figures and report\n\n"
         "`wave-network VERB --help` explains a verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -203,6 +205,29 @@ def run_push(words: list[str]) -> None:
     arguments = vars(parser.parse_args(words))
     write_card(arguments["run_folder"], repo_id=arguments["repo_id"])
     print(f"Pushed: {push_run(**arguments)}")
+
+
+def run_analyze(words: list[str]) -> None:
+    from ..analysis.study import STUDIES, AnalyzeArguments, load_study, make_settings, run_study
+
+    parser = argparse.ArgumentParser(
+        prog="wave-network analyze",
+        description="Studies a trained Wave Network: a table, figures and a report in words.",
+        epilog="studies:\n"
+        + "\n".join(f"  {name:<13}{summary}" for name, summary in STUDIES.items())
+        + "\n\n`wave-network analyze STUDY --help` shows the settings of a study; docs/analysis.md shows each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", choices=STUDIES, metavar="STUDY", help=", ".join(STUDIES))
+    parser.add_argument("settings", nargs=argparse.REMAINDER, metavar="--model MODEL --data DATA", help="see there")
+    arguments = parser.parse_args(words)
+    types = [AnalyzeArguments, load_study(arguments.study).settings]
+    parsed = parse_settings(f"analyze {arguments.study}", types, arguments.settings)
+    # `--paper` raises what is not given.
+    given = list_given(arguments.settings)
+    values = {name: value for part in parsed for name, value in vars(part).items() if name in given}
+    folder, result = run_study(arguments.study, *make_settings(arguments.study, values))
+    print(f"{len(result.table)} rows, figures and a report in words: {folder / 'report.md'}")
 
 
 def parse_settings(verb: str, types: list[Any], words: list[str], hide_from: Any = None) -> tuple[Any, ...]:
