@@ -95,7 +95,7 @@ def spell(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     What each id of a WordPiece tokenizer stands for: "<wave>" is a word or how one begins, "ing>" a piece within one,
     "" a special token. That a word goes on, its first piece does not say.
     """
-    prefix = tokenizer.backend_tokenizer.model.continuing_subword_prefix  # type: ignore[attr-defined]
+    prefix = tokenizer.backend_tokenizer.model.continuing_subword_prefix
     special = set(tokenizer.all_special_ids)
     pieces = []
     for index, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
