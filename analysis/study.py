@@ -416,6 +416,8 @@ def load_model(name: str, study: str, needs_classifier: bool) -> PreTrainedModel
     config = refuse_other_family("model", name)
     architectures = config.architectures or ["unknown"]
     if WaveForSequenceClassification.__name__ in architectures:
+        if needs_classifier:
+            refuse_other_problem(name, study, config)
         return WaveForSequenceClassification.from_pretrained(name, use_safetensors=True)
     if needs_classifier:
         others = [other for other in STUDIES if not load_study(other).needs_classifier]
@@ -424,6 +426,16 @@ def load_model(name: str, study: str, needs_classifier: bool) -> PreTrainedModel
             f"{architectures[0]}). Train one: `wave-network finetune --model {name}`. Studies that need none: {others}."
         )
     return WaveModel.from_pretrained(name, use_safetensors=True)
+
+
+def refuse_other_problem(name: str, study: str, config: PreTrainedConfig) -> None:
+    """A ValueError if the probabilities of a classifier are not those of classes of which one is right."""
+    problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    if problem != "single_label_classification":
+        raise ValueError(
+            f"`model` must have classes of which one is right for the study {study!r} (`problem_type` "
+            f"'single_label_classification'), and {name!r} was trained for {problem!r}."
+        )
 
 
 def place(model: Any, device: torch.device) -> Any:

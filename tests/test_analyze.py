@@ -244,6 +244,18 @@ def test_a_model_without_a_classifier(
             assert "(architecture: WaveModel)" in message
 
 
+@pytest.mark.parametrize("problem", ["regression", "multi_label_classification"])
+def test_a_model_for_another_problem(
+    problem: str, model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other = shutil.copytree(model, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    (other / "config.json").write_text(json.dumps(config | {"problem_type": problem}), encoding="utf-8")
+    message = refuse(words(other, data, tmp_path / "waves", study="waves"), capsys)
+    assert f"other' was trained for '{problem}'." in message
+    assert not (tmp_path / "waves").exists()
+
+
 def test_the_room_can_be_imported_without_what_draws(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for name in STUDIES:
