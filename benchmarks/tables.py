@@ -505,6 +505,7 @@ REPRODUCED = {
     "trec6": "TREC-6",
     "20-newsgroups": "20 Newsgroups",
 }
+SMALL_MODEL = 2_400_000  # parameters, tables included
 
 
 def read_reproduced() -> dict[str, dict]:
@@ -633,6 +634,30 @@ def show_case(settings: dict, base: dict) -> str:
     return ", ".join(changed + [f"no `{name}`" for name in base if name not in settings]) or "base"
 
 
+def features_table() -> str:
+    """The validation accuracy of an SVM on each set of features, and the best of our small models in the search."""
+    measured = {(row["data"], " + ".join(row["features"])): row for row in read("features.jsonl")}
+    if not measured:
+        return f"_{NOT_MEASURED.capitalize()}._"
+    chosen = [data for data in REPRODUCED if any(data == name for name, _ in measured)]
+    lines = [f"| | {' | '.join(REPRODUCED[data] for data in chosen)} |", "|---" * (len(chosen) + 1) + "|"]
+    for features in dict.fromkeys(features for _, features in measured):
+        cells = [measured.get((data, features)) for data in chosen]
+        shown = [f"{100 * row['validation_accuracy']:.2f}" if row else "-" for row in cells]
+        lines.append(f"| SVM on {features} | {' | '.join(shown)} |")
+    best = [
+        max(
+            max(row["validation_accuracy_by_epoch"])
+            for row in read("search.jsonl")
+            if row["data"] == data and row["parameters"] <= SMALL_MODEL
+        )
+        for data in chosen
+    ]
+    lines.append(f"| the best of our small models, best epoch | {' | '.join(f'{100 * each:.2f}' for each in best)} |")
+    row = next(iter(measured.values()))
+    return "\n".join([*lines, "", f"Validation accuracy, %; one run each; {row['device']}, {row['date']}."])
+
+
 # --- wave-network analyze ---------------------------------------------------------------------------------------------
 
 
@@ -672,6 +697,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "serving": serving_table,
     "claims": claims_table,
     **{f"reproduced {title}": functools.partial(reproduced_table, data) for data, title in REPRODUCED.items()},
+    "features": features_table,
     **{f"search {title}": functools.partial(search_table, data) for data, title in REPRODUCED.items()},
     **{f"study {folder.name}": functools.partial(study_table, folder) for folder in (RESULTS / "analysis").glob("*")},
 }
