@@ -3,8 +3,8 @@
     python benchmarks/features.py ag-news trec6 --data ../shared/data
 
 An SVM has one optimum and no wave. What it reaches on the tokens of our tokenizer and on hashed pairs of them, a model
-that sees the same can hope for; what it gains by more pairs, or by spelling, are features that ours lack. It learns from
-the training rows of a recipe without those of its validation, and no test row is read. Appended to
+that sees the same can hope for; what it gains by more pairs, or by spelling, are features that ours lack. It learns
+from the training rows of a recipe without those of its validation, and no test row is read. Appended to
 benchmarks/results/features.jsonl, case by case; those that are there already are not measured again.
 """
 
