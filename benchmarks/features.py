@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from wave_network import train_wave_tokenizer
 from wave_network.benchmarks.machine import describe_machine, describe_run
+from wave_network.benchmarks.search import leave_out_test_rows
 from wave_network.modeling_wave.embeddings_wave import WaveTokens, hash_ngrams
 from wave_network.training.data import TextData, load_text_data
 from wave_network.training.recipes import DATA_SETS
-from wave_network.training.reproduce import find_folder
 
 RESULTS = Path(__file__).parent / "results" / "features.jsonl"
 VOCABULARY, PAIRS, MANY_PAIRS = 30_000, 18_000, 500_000  # those of our small models, and more than they can hold
@@ -107,9 +107,8 @@ def main() -> None:
         missing = [case for case in CASES if (name, *case) not in done]
         if not missing:
             continue
-        data_set = DATA_SETS[name]
-        settings = {**data_set.settings, **data_set.in_folder}
-        data = load_text_data(find_folder(arguments.data, data_set, is_alone=False), **settings)
+        with leave_out_test_rows(DATA_SETS[name], arguments.data) as settings:
+            data = load_text_data(**settings)
         counted = count_features(data)
         for case in tqdm(missing, desc=name, unit=" cases"):
             with RESULTS.open("a", encoding="utf-8") as file:

@@ -9,18 +9,20 @@ stopped and repeated. The tables of docs/reproduction.md are made from that file
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tqdm import tqdm
 
 from wave_network.benchmarks.machine import describe_run
-from wave_network.training.recipes import DATA_SETS
+from wave_network.training.recipes import DATA_SETS, DataSet
 from wave_network.training.reproduce import find_folder
 from wave_network.training.settings import as_words
 
@@ -128,9 +130,9 @@ def settle(data: str, case: dict) -> dict:
     return {name: value for name, value in (BASE | CASES[data][0] | case).items() if value is not None}
 
 
-def run_case(data: str, case: dict, seed: int, folder: Path, threads: int) -> dict:
-    settings = settle(data, case)
-    data_set = DATA_SETS[data]
+@contextlib.contextmanager
+def leave_out_test_rows(data_set: DataSet, folder: Path) -> Iterator[dict]:
+    """The settings of a data set whose folder has the training rows alone, while inside."""
     rows = {**data_set.settings, **data_set.in_folder}
     rows.pop("test_split", None)
     with tempfile.TemporaryDirectory() as temporary:
@@ -138,9 +140,15 @@ def run_case(data: str, case: dict, seed: int, folder: Path, threads: int) -> di
         training_rows.mkdir()
         for path in find_folder(folder, data_set, is_alone=False).glob("train.*"):
             (training_rows / path.name).symlink_to(path.resolve())
+        yield {"dataset": str(training_rows), **rows}
+
+
+def run_case(data: str, case: dict, seed: int, folder: Path, threads: int) -> dict:
+    settings = settle(data, case)
+    with leave_out_test_rows(DATA_SETS[data], folder) as rows, tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
         command = [sys.executable, "-m", "wave_network.training.cli", "finetune"]
-        words = as_words({"dataset": str(training_rows), **rows, "output_dir": str(run), "seed": seed, **settings})
+        words = as_words({**rows, "output_dir": str(run), "seed": seed, **settings})
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         done = subprocess.run(
             [*command, *words, "--disable_tqdm", "True"], env=environment, capture_output=True, text=True, check=False
