@@ -669,7 +669,7 @@ def study_table(folder: Path) -> str:
     findings, table = ((folder / name).read_text(encoding="utf-8").strip() for name in ("findings.md", "table.md"))
     rows = len(table.splitlines()) - 2
     if rows > MOST_ROWS:
-        table = f"All {rows} rows: [table.md](../{(folder / 'table.md').relative_to(RESULTS.parents[1]).as_posix()})."
+        table = f"All {rows} rows: [table.md](../benchmarks/results/analysis/{folder.name}/table.md)."
     return f"{findings}\n\n{table}"
 
 

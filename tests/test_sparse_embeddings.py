@@ -356,6 +356,9 @@ def test_what_it_does_not_go_with_is_refused_before_anything_is_written(
 
 ONE_CPU = {
     "sparse_embeddings": True,
+    "ema_decay": 0.0,
+    "mixup_alpha": 0.0,
+    "subword_buckets": None,
     "optim": "adamw_torch",
     "torch_compile": False,
     "fsdp": [],

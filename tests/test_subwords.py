@@ -178,7 +178,7 @@ def test_a_resumed_run_must_have_the_subwords_it_had(
     ("settings", "words"),
     [
         ({"subword_buckets": 0}, ["`subword_buckets`", "at least 1", "got 0"]),
-        ({"subword_buckets": 9, "deepspeed": "{}"}, ["`subword_buckets` (9)", "`deepspeed` ('{}')"]),
+        ({"subword_buckets": 9, "fsdp": True}, ["`subword_buckets` (9)", "`fsdp` (True)"]),
     ],
 )
 def test_what_makes_no_run_is_refused(
