@@ -43,6 +43,10 @@ BASE = {
     "per_device_train_batch_size": 64,
     "num_train_epochs": 4,
 }
+# What had won when larger models were tried.
+MANY_PAIRS = {"hidden_size": 128, "ngram_vocab_size": 480000, "ngram_hidden_size": 16}
+QUESTIONS = {"vocab_size": 8192, "wave_operation": "modulation", "magnitude": "rms", "subword_buckets": 50000}
+PHRASES = {"vocab_size": 20000, "token_dropout_prob": 0.2, "subword_buckets": 50000}
 CASES: dict[str, tuple[dict, list[dict]]] = {
     "trec6": (
         {"hidden_size": 96, "per_device_train_batch_size": 32, "num_train_epochs": 12},
@@ -66,6 +70,10 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"wave_operation": "modulation", "magnitude": "rms", "num_hidden_layers": 2},
             {"subword_buckets": 50000},
             {"wave_operation": "modulation", "magnitude": "rms", "subword_buckets": 50000},
+            QUESTIONS | {"ngram_vocab_size": 100000, "ngram_hidden_size": 8},
+            QUESTIONS | {"hidden_size": 256, "ngram_vocab_size": 16000},
+            QUESTIONS | {"hidden_size": 256, "ngram_vocab_size": 480000, "ngram_hidden_size": 16},
+            QUESTIONS | {"hidden_size": 256, "ngram_vocab_size": 480000, "ngram_hidden_size": 16, "ngram_size": 3},
         ],
     ),
     "sst2": (
@@ -84,6 +92,10 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"num_hidden_layers": 2},
             {"mixup_alpha": 0.0, "token_dropout_prob": 0.2},
             {"mixup_alpha": 0.0, "token_dropout_prob": 0.2, "subword_buckets": 50000},
+            PHRASES | {"hidden_size": 112},
+            PHRASES | {"hidden_size": 72, "ngram_vocab_size": 60000, "ngram_hidden_size": 12},
+            PHRASES | {"hidden_size": 320},
+            PHRASES | {"hidden_size": 256, "ngram_vocab_size": 400000, "ngram_hidden_size": 16},
         ],
     ),
     "20-newsgroups": (
@@ -95,6 +107,8 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"learning_rate": 2e-3},
             {"hidden_size": 128, "ngram_vocab_size": 60000},
             {"subword_buckets": 50000},
+            {"subword_buckets": 50000, "hidden_size": 128, "ngram_vocab_size": 60000},
+            {"subword_buckets": 50000, **MANY_PAIRS},
         ],
     ),
     "ag-news": (
@@ -110,6 +124,10 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"vocab_size": 8192, "hidden_size": 96, "ngram_vocab_size": 16384},
             {"ema_decay": 0.999},
             {"subword_buckets": 50000},
+            {"subword_buckets": 50000, "ema_decay": 0.999},
+            {"subword_buckets": 50000, "ngram_vocab_size": 72000, "ngram_hidden_size": 12},
+            {"subword_buckets": 50000, "hidden_size": 128, "ngram_vocab_size": 60000},
+            {"subword_buckets": 50000, **MANY_PAIRS},
         ],
     ),
     "imdb": (
@@ -120,6 +138,8 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"magnitude": "rms"},
             {"mixup_alpha": 0.0},
             {"subword_buckets": 50000},
+            {"subword_buckets": 50000, "hidden_size": 128, "ngram_vocab_size": 60000},
+            {"subword_buckets": 50000, **MANY_PAIRS},
         ],
     ),
 }

@@ -670,13 +670,14 @@ def features_table() -> str:
         for data in chosen
     ]
     lines.append(f"| the best of our small models, best epoch | {' | '.join(f'{100 * each:.2f}' for each in best)} |")
-    row = next(iter(measured.values()))
-    return "\n".join([*lines, "", f"Validation accuracy, %; one run each; {row['device']}, {row['date']}."])
+    where = "; ".join(sorted({f"{row['device']}, {row['date']}" for row in measured.values()}))
+    return "\n".join([*lines, "", f"Validation accuracy, %; one run each; {where}."])
 
 
 # --- wave-network analyze ---------------------------------------------------------------------------------------------
 
 
+# A table with more rows than fit on a screen or two stands in a file of its own.
 MOST_ROWS = 40
 
 

@@ -93,6 +93,9 @@ class WaveConfig(PreTrainedConfig):
     ngram_size (`int`, *optional*, defaults to 2):
         The longest n-grams: 2 for pairs of neighbouring tokens, 3 for pairs and triples, and so on. Used with an
         `ngram_vocab_size` alone.
+    ngram_hidden_size (`int`, *optional*):
+        Width of that table, from which a linear map leads to `hidden_size`: more rows for the same number of
+        parameters. A model that has it cannot be folded. `None`: `hidden_size`, without a map.
     position_embedding_type (`str`, *optional*, defaults to `"sinusoidal"`):
         `"sinusoidal"` (fixed, scaled by `position_embedding_scale`), `"absolute"` (learned) or `"none"`. The wave
         layer itself does not see the order of the tokens.
@@ -160,6 +163,7 @@ class WaveConfig(PreTrainedConfig):
     conv_kernel_size: int | None = None
     ngram_vocab_size: int | None = None
     ngram_size: int = 2
+    ngram_hidden_size: int | None = None
     position_embedding_type: Literal["sinusoidal", "absolute", "none"] = "sinusoidal"
     position_embedding_scale: float | int = 0.02
     max_position_embeddings: int = 512
@@ -196,6 +200,7 @@ class WaveConfig(PreTrainedConfig):
             "max_position_embeddings": 1,
             "type_vocab_size": 0,
             "ngram_size": 2,
+            "ngram_hidden_size": 1,
             "chunk_length": 1,
         }
         for name, least in at_least.items():

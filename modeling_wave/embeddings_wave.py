@@ -159,8 +159,12 @@ class WaveEmbeddings(Replaceable):
         self.word_embeddings: nn.Module = nn.Embedding(
             config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
         )
+        self.ngram_projection: nn.Module | None = None
         if config.ngram_vocab_size is not None:
-            self.ngram_embeddings: nn.Module = nn.Embedding(config.ngram_vocab_size, config.hidden_size, padding_idx=0)
+            width = config.ngram_hidden_size or config.hidden_size
+            self.ngram_embeddings: nn.Module = nn.Embedding(config.ngram_vocab_size, width, padding_idx=0)
+            if config.ngram_hidden_size is not None:
+                self.ngram_projection = nn.Linear(width, config.hidden_size, bias=False)
         self.position_embeddings: nn.Module
         if config.position_embedding_type == "absolute":
             self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
@@ -196,7 +200,7 @@ class WaveEmbeddings(Replaceable):
             for ids_BL in ids[name]:
                 lookup = self.find_distinct(name, table, ids_BL)
                 if lookup.rows_RD is None:
-                    summands.append(self.dropout(look_up(table, lookup.ids_BL, name)))
+                    summands.append(self.read_rows(name, table, lookup.ids_BL))
                 else:
                     summands.append(nn.functional.embedding(lookup.index_BL, lookup.rows_RD))
                 lookups.append(lookup)
@@ -245,7 +249,14 @@ class WaveEmbeddings(Replaceable):
             distinct_R, index_BL = ids_BL.unique(return_inverse=True)
         except RuntimeError:  # under torch.func.vmap
             return Lookup(name, ids_BL)
-        return Lookup(name, ids_BL, self.dropout(look_up(table, distinct_R, name)), index_BL)
+        return Lookup(name, ids_BL, self.read_rows(name, table, distinct_R), index_BL)
+
+    def read_rows(self, name: str, table: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+        """The rows of a table in the width of the model, with dropout: (..., D)."""
+        rows = look_up(table, ids, name)
+        if name == "ngram_ids" and self.ngram_projection is not None:
+            rows = self.ngram_projection(rows)
+        return self.dropout(rows)
 
     def count_positions(self, tokens: WaveTokens) -> torch.Tensor | None:
         """Positions count tokens, not padding: a text has the same ones wherever the padding stands."""

@@ -354,7 +354,7 @@ class WaveModel(WavePreTrainedModel):
         for table in self.embeddings.tables().values():
             is_table = is_plain(table, (nn.Embedding, WaveSinusoidalEmbedding)) and not getattr(table, "max_norm", None)
             obstacle = obstacle if is_table else table
-        return obstacle or self.embeddings.convolution
+        return obstacle or self.embeddings.ngram_projection or self.embeddings.convolution
 
     def refresh_folded(self) -> None:
         """Folds again if a weight was written to since, or a part replaced; unless it is one that cannot be folded."""

@@ -199,10 +199,13 @@ def run_by_hand(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tenso
     """The same by a model without n-grams, which is given the sums of the rows."""
     settings = {name: getattr(model.config, name) for name in ("num_hidden_layers", "conv_kernel_size")}
     plain = build(dtype=model.dtype, ngram_vocab_size=None, wave_implementation="eager", **settings)
-    missing, unexpected = plain.load_state_dict(model.state_dict(), strict=False)
+    missing, of_ngrams = plain.load_state_dict(model.state_dict(), strict=False)
     assert not missing
-    assert unexpected == ["wave.embeddings.ngram_embeddings.weight"]
-    table = model.wave.embeddings.ngram_embeddings.weight.detach().clone().requires_grad_()
+    parameters = dict(model.named_parameters())
+    own = {name: parameters[name].detach().clone().requires_grad_() for name in of_ngrams}
+    table = own["wave.embeddings.ngram_embeddings.weight"]
+    if model.config.ngram_hidden_size is not None:
+        table = table @ own["wave.embeddings.ngram_projection.weight"].T
     words = plain.get_input_embeddings()
     rows = []
     for text, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True):
@@ -213,13 +216,17 @@ def run_by_hand(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tenso
         rows.append(row)
     inputs_embeds = words(input_ids) + table[torch.tensor(rows)].sum(dim=2)
     logits, gradients = run(plain, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
-    return logits, gradients | {"wave.embeddings.ngram_embeddings.weight": table.grad}
+    return logits, gradients | {name: weight.grad for name, weight in own.items()}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("implementation", ["eager", "fused"])
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("settings", [{}, {"num_hidden_layers": 2, "conv_kernel_size": 3}], ids=["one", "two"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"num_hidden_layers": 2, "conv_kernel_size": 3}, {"ngram_hidden_size": 5}, {"ngram_hidden_size": 1}],
+    ids=["one", "two", "narrow", "one dimension"],
+)
 def test_logits_and_gradients_are_those_of_the_sum_of_rows(dtype, implementation, shared, settings, monkeypatch):
     monkeypatch.setattr(modeling_wave, "SHARED_WIDTH", 1 if shared else 10**9)
     monkeypatch.setattr(modeling_wave, "SHARED_ROWS", 10.0)
@@ -237,7 +244,11 @@ def test_logits_and_gradients_are_those_of_the_sum_of_rows(dtype, implementation
 
 
 @pytest.mark.parametrize("positions", ["none", "sinusoidal", "absolute"])
-@pytest.mark.parametrize("settings", [{}, {"num_hidden_layers": 2}, {"conv_kernel_size": 5}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"num_hidden_layers": 2}, {"conv_kernel_size": 5}, {"ngram_hidden_size": 3, "conv_kernel_size": 3}],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @torch.no_grad()
 def test_a_text_has_the_same_logits_however_it_stands(positions, settings, dtype):
@@ -311,6 +322,22 @@ def test_folding_computes_one_table_for_all_lengths():
     changed = copy.deepcopy(model).unfold_()(**batch()).logits
     assert (changed - expected).abs().max() > 1e-3
     torch.testing.assert_close(model(**batch()).logits, changed, **CLOSE[torch.float64])
+
+
+def test_a_narrow_table_does_not_fold_and_it_says_so():
+    model = build(ngram_hidden_size=5)
+    with pytest.raises(ValueError, match=r"`wave\.embeddings\.ngram_projection` is a Linear .* cannot take"):
+        model.fold_()
+    assert model.config.folded is False
+
+
+@pytest.mark.parametrize("width", [5, 16])
+def test_a_narrow_table_has_a_map_to_the_width_of_the_model(width: int):
+    model = build(ngram_hidden_size=width)
+    shapes = {name: tuple(weight.shape) for name, weight in model.wave.embeddings.named_parameters()}
+    assert shapes["ngram_embeddings.weight"] == (50, width)
+    assert shapes["ngram_projection.weight"] == (16, width)
+    assert "ngram_projection.bias" not in shapes  # padding, whose row is zero, stays zero
 
 
 def test_gradient_checkpointing_changes_nothing():
@@ -485,7 +512,7 @@ def test_one_does_nothing(one: float):
 # --- Kept, and carried elsewhere --------------------------------------------------------------------------------------
 
 
-ALL = {"conv_kernel_size": 3, "token_dropout_prob": 0.2, "classifier_temperature": 1.7}
+ALL = {"conv_kernel_size": 3, "ngram_hidden_size": 6, "token_dropout_prob": 0.2, "classifier_temperature": 1.7}
 WORDS = [row["text"] for row in make_rows(24, seed=3)]
 
 
@@ -498,7 +525,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("field", ["ngram_vocab_size", "ngram_size", "token_dropout_prob", "classifier_temperature"])
+@pytest.mark.parametrize(
+    "field",
+    ["ngram_vocab_size", "ngram_size", "ngram_hidden_size", "token_dropout_prob", "classifier_temperature"],
+)
 def test_a_checkpoint_says_what_it_has(saved: Path, field: str):
     loaded = AutoModelForSequenceClassification.from_pretrained(saved)
     assert getattr(loaded.config, field) == (SETTINGS | ALL)[field]
@@ -556,6 +586,7 @@ def test_a_run_has_them_and_sparse_gradients_leave_rows_alone_that_no_text_has(t
         ({"ngram_vocab_size": 0}, "`ngram_vocab_size`.*got 0"),
         ({"ngram_vocab_size": 2**24 + 1}, "`ngram_vocab_size`.*got 16777217"),
         ({"ngram_size": 1}, "`ngram_size` must be an integer of at least 2, got 1"),
+        ({"ngram_hidden_size": 0}, "`ngram_hidden_size` must be an integer of at least 1, got 0"),
         ({"token_dropout_prob": -0.1}, r"`token_dropout_prob`.*between 0 and 1, got -0\.1"),
         ({"token_dropout_prob": 1.5}, r"`token_dropout_prob`.*between 0 and 1, got 1\.5"),
         ({"classifier_temperature": 0.0}, r"`classifier_temperature`.*finite.*greater than 0, got 0\.0"),

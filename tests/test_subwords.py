@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_runs import finetune_small, interrupt, read_metrics, refuse, small_words, write_data
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -14,7 +14,15 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from wave_network import WaveConfig, WaveForSequenceClassification, train_wave_tokenizer
-from wave_network.training.subwords import SubwordEmbedding, add_subwords, cut_grams, fold_subwords, spell
+from wave_network.training.settings import RunArguments
+from wave_network.training.subwords import (
+    SubwordEmbedding,
+    add_subwords,
+    cut_grams,
+    fold_subwords,
+    refuse_other_subwords,
+    spell,
+)
 
 PIECES = ["", "<wave>", "ing>", "<a>", "<waves>"]
 
@@ -188,3 +196,11 @@ def test_what_makes_no_run_is_refused(
     for word in words:
         assert word in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_of_any_name_is_known_by_its_subwords_when_a_run_is_resumed(tmp_path):
+    save_file({"model.embeddings.tok_embeddings.subwords": torch.zeros(7, 4)}, tmp_path / "model.safetensors")
+
+    refuse_other_subwords(RunArguments(output_dir=str(tmp_path), subword_buckets=7), tmp_path)
+    with pytest.raises(ValueError, match=r"`subword_buckets` \(None\) must be what it was .* was written with 7"):
+        refuse_other_subwords(RunArguments(output_dir=str(tmp_path)), tmp_path)

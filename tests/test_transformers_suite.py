@@ -243,6 +243,7 @@ class WaveModelWithOptionsTest(WaveModelTest):
         "conv_kernel_size": 3,
         "ngram_vocab_size": 50,
         "ngram_size": 3,
+        "ngram_hidden_size": 7,
         "token_dropout_prob": 0.1,
         "classifier_temperature": 1.5,
         "intermediate_size": 37,

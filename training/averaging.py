@@ -13,6 +13,8 @@ from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_f
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .settings import refuse_together
+
 # In a checkpoint, beside the average: the weights from which the training goes on.
 RAW_WEIGHTS = "raw_weights.safetensors"
 
@@ -119,16 +121,6 @@ def refuse_other_averaging(arguments: Any, checkpoint: Path | None) -> None:
 
 def refuse_unfit_averaging(arguments: Any) -> None:
     """A ValueError if `ema_decay` does not go with another setting of these `RunArguments`."""
-    decay = arguments.ema_decay
-    if not decay:
-        return
-    for name, because in {
-        "fsdp": "which splits the weights over the processes",
-        "deepspeed": "which splits the weights over the processes",
-        "sparse_embeddings": "which leaves most rows of the table alone, and the average none of them",
-    }.items():
-        if getattr(arguments, name):
-            raise ValueError(
-                f"`ema_decay` ({decay}) does not go with `{name}` ({getattr(arguments, name)!r}), {because}. Leave out "
-                "one of the two."
-            )
+    because = "which splits the weights over the processes"
+    sparse = "which leaves most rows of the table alone, and the average none of them"
+    refuse_together(arguments, "ema_decay", {"fsdp": because, "deepspeed": because, "sparse_embeddings": sparse})

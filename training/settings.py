@@ -92,6 +92,10 @@ class ModelArguments:
         default=WaveConfig.ngram_size,
         metadata={"help": "Longest n-grams in that table: 2 for pairs of tokens, 3 for triples as well."},
     )
+    ngram_hidden_size: int | None = field(
+        default=None,
+        metadata={"help": "Width of that table, if less than --hidden_size, such as 12: more rows in the same memory."},
+    )
     wave_operation: Literal["modulation", "interference"] = field(
         default="modulation", metadata={"help": "How the two variants of a token are superposed."}
     )
@@ -292,6 +296,17 @@ def find_changed(settings: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]
         if value is not None and value != default:
             changed[each.name] = value
     return changed
+
+
+def refuse_together(settings: Any, name: str, others: Mapping[str, str]) -> None:
+    """A ValueError if a setting is on, and so is one of others with which it does not go, for the reason given."""
+    value = getattr(settings, name)
+    for other, because in others.items():
+        if value and getattr(settings, other):
+            raise ValueError(
+                f"`{name}` ({value}) does not go with `{other}` ({getattr(settings, other)!r}), {because}. Leave out "
+                "one of the two."
+            )
 
 
 def describe_command(data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments) -> str:

@@ -23,6 +23,7 @@ OF_THE_MODEL: dict[str, type] = {
     "conv_kernel_size": int,
     "ngram_vocab_size": int,
     "ngram_size": int,
+    "ngram_hidden_size": int,
     "token_dropout_prob": float,
     "hidden_dropout_prob": float,
     "wave_operation": str,
@@ -49,6 +50,7 @@ OF_THE_RUN: dict[str, type] = {
     "ema_decay": float,
 }
 SEARCHABLE = OF_THE_MODEL | OF_THE_RUN
+MAY_BE_NONE = ("intermediate_size", "conv_kernel_size", "ngram_vocab_size", "ngram_hidden_size", "subword_buckets")
 
 DEFAULT_SPACE: Space = {
     "learning_rate": {"low": 3e-4, "high": 1e-2, "log": True},
@@ -138,7 +140,7 @@ def read_choice(name: str, choice: Any) -> list[Any] | dict[str, Any]:
 def read_value(name: str, value: Any) -> Any:
     """One value of a setting, by its kind. Epochs that are whole in the file stay so."""
     kind = SEARCHABLE[name]
-    if value is None and name in ("intermediate_size", "conv_kernel_size", "ngram_vocab_size", "subword_buckets"):
+    if value is None and name in MAY_BE_NONE:
         return None
     if kind is str:
         arguments = ModelArguments if name in OF_THE_MODEL else RunArguments

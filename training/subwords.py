@@ -11,6 +11,8 @@ from tokenizers.models import WordPiece
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .settings import refuse_together
+
 # The shortest and the longest character n-grams, with the marks "<" and ">" of where a word begins and ends.
 SHORTEST, LONGEST = 3, 5
 
@@ -145,7 +147,7 @@ def refuse_other_subwords(arguments: Any, checkpoint: Path | None) -> None:
     if weights is None or not weights.exists():
         return
     with safe_open(weights, framework="pt") as file:
-        tables = [name for name in file.keys() if name.endswith("word_embeddings.subwords")]  # noqa: SIM118  # no dict
+        tables = [name for name in file.keys() if name.endswith(".subwords")]  # noqa: SIM118  # no dict
         was = file.get_slice(tables[0]).get_shape()[0] if tables else None
     if was != arguments.subword_buckets:
         raise ValueError(
@@ -156,15 +158,5 @@ def refuse_other_subwords(arguments: Any, checkpoint: Path | None) -> None:
 
 def refuse_unfit_subwords(arguments: Any) -> None:
     """A ValueError if `subword_buckets` does not go with another setting of these `RunArguments`."""
-    buckets = arguments.subword_buckets
-    if buckets is None:
-        return
-    for name, because in {
-        "fsdp": "which splits the table over the processes",
-        "deepspeed": "which splits the table over the processes",
-    }.items():
-        if getattr(arguments, name):
-            raise ValueError(
-                f"`subword_buckets` ({buckets}) does not go with `{name}` ({getattr(arguments, name)!r}), {because}. "
-                "Leave out one of the two."
-            )
+    because = "which splits the table over the processes"
+    refuse_together(arguments, "subword_buckets", {"fsdp": because, "deepspeed": because})
