@@ -286,8 +286,20 @@ def test_data_that_are_not_there_are_named(data: Path, tmp_path: Path):
     assert not (tmp_path / "output").exists()
 
 
+def test_a_tokenizer_that_is_not_there_is_named(data: Path, tmp_path: Path):
+    recipe = replace(TINY, model=TINY.model | {"tokenizer": "some/tokenizer"})
+    with pytest.raises(FileNotFoundError, match=r"`tokenizer` must be a folder .*; '.*nowhere' is not there"):
+        reproduce(
+            settings(data, tmp_path / "output", "tiny", tokenizer=str(tmp_path / "nowhere")),
+            TINY_RECIPES | {"tiny": recipe},
+        )
+    assert not (tmp_path / "output").exists()
+
+
 def test_runs_of_another_recipe_are_not_gone_on_with(data: Path, tmp_path: Path):
-    prepare(data, tmp_path, TINY)
+    prepare(data, tmp_path, replace(TINY, model={}))
+    run = prepare(data, tmp_path, TINY)  # there was no run of the first one
+    run.output.mkdir()
     prepare(data, tmp_path, replace(TINY, about="in other words", claim=None))
     other = replace(TINY, model=TINY.model | {"hidden_size": 32})
     message = r"`model\.hidden_size` of the recipe tiny is now 32, and was 16 in the runs in .*Choose another"

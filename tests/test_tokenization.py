@@ -34,11 +34,13 @@ def vocab_file(tmp_path) -> Path:
     return path
 
 
-@pytest.fixture(params=["trained", "file", "folder", "json"])
+@pytest.fixture(params=["trained", "file", "folder", "folder of a vocabulary", "json"])
 def tokenizer(request, vocab_file, tmp_path):
     """One tokenizer from each source, all of them with a maximum of 8 tokens."""
     if request.param == "file":
         return load_wave_tokenizer(vocab_file, model_max_length=8)
+    if request.param == "folder of a vocabulary":
+        return load_wave_tokenizer(vocab_file.parent, model_max_length=8)
     trained = train(model_max_length=8)
     if request.param == "trained":
         return trained

@@ -87,8 +87,8 @@ def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTr
     Loads a tokenizer from a folder, from the Hub, or from a vocabulary file such as BERT's `vocab.txt`.
 
     Args:
-        name_or_file: A folder with a saved tokenizer, a name on the Hub, a `.txt` file with one token on each line, or
-            a `tokenizer.json`.
+        name_or_file: A folder with a saved tokenizer or a `vocab.txt` alone, a name on the Hub, a `.txt` file with one
+            token on each line, or a `tokenizer.json`.
         kwargs: Passed on to `BertTokenizer` (for a file) or to `AutoTokenizer.from_pretrained`; for example
             `do_lower_case` or `model_max_length` (512 for a file, unless given).
 
@@ -97,6 +97,8 @@ def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTr
         OSError: There is no such folder, file or name.
     """
     path = Path(name_or_file)
+    if path.is_dir() and [each.name for each in path.iterdir() if each.suffix in (".txt", ".json")] == ["vocab.txt"]:
+        path /= "vocab.txt"
     if not path.is_file():
         return AutoTokenizer.from_pretrained(name_or_file, **kwargs)
     if path.suffix not in (".txt", ".json"):

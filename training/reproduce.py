@@ -107,7 +107,7 @@ def reproduce(arguments: ReproduceArguments, recipes: Mapping[str, Recipe] = REC
 
     Raises:
         ValueError: A setting is not as described, a recipe is unknown, or other than that of the runs in the folder.
-        FileNotFoundError: The data are not where `data` says.
+        FileNotFoundError: The data are not where `data` says, or the tokenizer not where `tokenizer` does.
         ChildProcessError: Some runs failed. The others are aggregated.
     """
     for name in ("seeds", "jobs"):
@@ -158,6 +158,11 @@ def describe_experiment(recipe: Recipe, chosen: Sequence[Recipe], arguments: Rep
                 f"`tokenizer` ({arguments.tokenizer!r}) is for recipes that name one; these train their own. "
                 "Leave it out."
             )
+        if not Path(arguments.tokenizer).exists():
+            raise FileNotFoundError(
+                "`tokenizer` must be a folder with a tokenizer, or a vocabulary file; "
+                f"{arguments.tokenizer!r} is not there."
+            )
         if "tokenizer" in model:
             model["tokenizer"] = arguments.tokenizer
     if arguments.data is None:
@@ -190,7 +195,7 @@ def find_folder(folder: Path, data: DataSet, is_alone: bool) -> Path:
 def write_experiment(folder: Path, experiment: dict[str, Any]) -> Path:
     """Writes `recipe.json`; a ValueError if there are runs of another recipe in the folder. Data may have moved."""
     path = folder / "recipe.json"
-    if path.exists():
+    if path.exists() and any(each.is_dir() for each in folder.glob("seed-*")):
         old = json.loads(path.read_text(encoding="utf-8"))
         for part in DECISIVE:
             for name, (before, now) in compare(part, old[part], experiment[part]).items():
