@@ -1,11 +1,13 @@
 """How the settings of our recipes were found: validation accuracy of `wave-network finetune`, case by case.
 
     python benchmarks/search.py ag-news imdb --data ../shared/data --jobs 2
+    python benchmarks/search.py --defaults --data ../shared/data --jobs 2
 
-Each case differs from the base of its data set in what it says. The test rows are not there to be read: a run is given
-a folder with the training rows alone, of which validation is cut as in the recipe. Runs are appended to
-benchmarks/results/search.jsonl as they end, and those that are there already are not run again, so the command can be
-stopped and repeated. The tables of docs/reproduction.md are made from that file.
+The second command asks the same of what might become a default of `finetune`. Each case differs from the base of its
+data set in what it says. The test rows are not there to be read: a run is given a folder with the training rows alone,
+of which validation is cut as in the recipe. Runs are appended to benchmarks/results/search.jsonl, or defaults.jsonl, as
+they end, and those that are there already are not run again, so the command can be stopped and repeated. The tables of
+docs/reproduction.md are made from these files.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from wave_network.training.recipes import DATA_SETS, DataSet
 from wave_network.training.reproduce import find_folder
 from wave_network.training.settings import as_words
 
-RESULTS = Path(__file__).parent / "results" / "search.jsonl"
+RESULTS = Path(__file__).parent / "results"
 
 # What the cases are compared with. Not taken from recipes.py, whose settings move with what wins here.
 BASE = {
@@ -144,10 +146,34 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
     ),
 }
 
+# The defaults that `finetune` has had, and on all data sets what might become one.
+DEFAULTS = {
+    "hidden_size": 128,
+    "vocab_size": 8192,
+    "wave_operation": "modulation",
+    "position_embedding_type": "sinusoidal",
+    "hidden_dropout_prob": 0.5,
+    "per_device_train_batch_size": 32,
+    "num_train_epochs": 10,
+    "packing": True,  # the same results, sooner
+}
+CANDIDATES = [
+    {"conv_kernel_size": 3},
+    {"conv_kernel_size": 3, "subword_buckets": 50000},
+    {"conv_kernel_size": 3, "subword_buckets": 50000, "mixup_alpha": 1.0},
+]
 
-def settle(data: str, case: dict) -> dict:
-    """The settings of a case. What is None there is left out."""
-    return {name: value for name, value in (BASE | CASES[data][0] | case).items() if value is not None}
+
+def settle(*parts: dict) -> dict:
+    """Settings, of which later ones count. What is None there is left out."""
+    merged = {name: value for part in parts for name, value in part.items()}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def list_cases(data: str, of_defaults: bool) -> list[tuple[dict, dict]]:
+    """What differs from the base of a data set, and all settings; first of all the base itself."""
+    base, cases = (DEFAULTS, CANDIDATES) if of_defaults else (BASE | CASES[data][0], CASES[data][1])
+    return [(case, settle(base, case)) for case in [{}, *cases]]
 
 
 @contextlib.contextmanager
@@ -163,8 +189,7 @@ def leave_out_test_rows(data_set: DataSet, folder: Path) -> Iterator[dict]:
         yield {"dataset": str(training_rows), **rows}
 
 
-def run_case(data: str, case: dict, seed: int, folder: Path, threads: int) -> dict:
-    settings = settle(data, case)
+def run_case(data: str, case: dict, settings: dict, seed: int, folder: Path, threads: int) -> dict:
     with leave_out_test_rows(DATA_SETS[data], folder) as rows, tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
         command = [sys.executable, "-m", "wave_network.training.cli", "finetune"]
@@ -196,6 +221,9 @@ def run_case(data: str, case: dict, seed: int, folder: Path, threads: int) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="data", help=f"of {', '.join(CASES)} (default: all)")
+    parser.add_argument(
+        "--defaults", action="store_true", help="start from the defaults of finetune, not from our recipes"
+    )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with the data sets")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each case (default: 1)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, which share the cores (default: 1)")
@@ -205,18 +233,19 @@ def main() -> None:
             parser.error(f"data must be of {', '.join(CASES)}, got {name!r}")
 
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    results = RESULTS / ("defaults.jsonl" if arguments.defaults else "search.jsonl")
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     done = {(row["data"], json.dumps(row["settings"], sort_keys=True), row["seed"]) for row in rows}
     missing = []
     for data in arguments.names or CASES:
-        for case in [{}, *CASES[data][1]]:
+        for case, settings in list_cases(data, arguments.defaults):
             for seed in range(arguments.seeds):
-                if (data, json.dumps(settle(data, case), sort_keys=True), seed) not in done:
-                    missing.append((data, case, seed, arguments.data, threads))
+                if (data, json.dumps(settings, sort_keys=True), seed) not in done:
+                    missing.append((data, case, settings, seed, arguments.data, threads))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         runs = [pool.submit(run_case, *task) for task in missing]
         for run in tqdm(as_completed(runs), total=len(runs), desc="Runs", unit=" runs"):
-            with RESULTS.open("a", encoding="utf-8") as file:
+            with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(run.result()) + "\n")
 
 

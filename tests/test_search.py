@@ -13,18 +13,18 @@ from wave_network.training.recipes import DATA_SETS
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments, as_words
 
 
+@pytest.mark.parametrize("of_defaults", [False, True])
 @pytest.mark.parametrize("data", search.CASES)
-def test_every_case_is_a_setting_of_finetune_and_each_is_there_once(data: str, tmp_path: Path):
-    _, cases = search.CASES[data]
+def test_every_case_is_a_setting_of_finetune_and_each_is_there_once(data: str, of_defaults: bool, tmp_path: Path):
+    cases = search.list_cases(data, of_defaults)
     assert data in DATA_SETS
     parser = HfArgumentParser([DataArguments, ModelArguments, RunArguments], allow_abbrev=False)
     seen = set()
-    for case in [{}, *cases]:
-        settings = search.settle(data, case)
+    for _, settings in cases:
         seen.add(json.dumps(settings, sort_keys=True))
         words = as_words({"dataset": "texts", "output_dir": str(tmp_path), "use_cpu": True, **settings})
         parser.parse_args_into_dataclasses(words, look_for_args_file=False)
-    assert len(seen) == 1 + len(cases)
+    assert len(seen) == len(cases)
 
 
 def test_a_run_is_given_the_training_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -41,7 +41,7 @@ def test_a_run_is_given_the_training_rows_alone(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(search.subprocess, "run", run)
     with pytest.raises(ChildProcessError, match="stopped here"):
-        search.run_case("trec6", {}, 0, tmp_path, 1)
+        search.run_case("trec6", {}, {}, 0, tmp_path, 1)
     assert given == [["train.csv"]]
 
 
