@@ -130,6 +130,7 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"subword_buckets": 50000, "ngram_vocab_size": 72000, "ngram_hidden_size": 12},
             {"subword_buckets": 50000, "hidden_size": 128, "ngram_vocab_size": 60000},
             {"subword_buckets": 50000, **MANY_PAIRS},
+            {"subword_buckets": 50000, **MANY_PAIRS, "sparse_embeddings": True},
         ],
     ),
     "imdb": (
