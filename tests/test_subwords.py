@@ -3,6 +3,7 @@
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -161,9 +162,11 @@ def test_a_run_leaves_a_plain_model_and_its_record(data: Path, tmp_path: Path):
     assert all((each[name + "subwords"] != 0).any() for each in found)
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-def test_a_run_goes_on_to_the_same_weights(sparse: bool, data: Path, tmp_path: Path):
-    settings = {"subword_buckets": 50, "sparse_embeddings": sparse}
+@pytest.mark.parametrize(
+    "others", [{}, {"sparse_embeddings": True}, {"ema_decay": 0.9, "mixup_alpha": 1.0}], ids=["alone", "sparse", "mean"]
+)
+def test_a_run_goes_on_to_the_same_weights(others: dict[str, Any], data: Path, tmp_path: Path):
+    settings = {"subword_buckets": 50} | others
     whole = finetune_small(data, tmp_path / "whole", **settings)
     halved = interrupt(data, tmp_path / "halved", 1, **settings)
     finetune_small(data, halved, **settings, resume=True)

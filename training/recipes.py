@@ -135,16 +135,17 @@ TRAINING = {
     "packing": True,
     "calibrate": True,
 }
+AVERAGED = {"ema_decay": 0.999}
 LONG, LONG_TRAINING = {"max_length": 1024}, {"num_train_epochs": 12, "per_device_train_batch_size": 32}
 PHRASES = {"ngram_vocab_size": None, "ngram_hidden_size": None, "vocab_size": 20000, "token_dropout_prob": 0.2}
 QUESTIONS = {"vocab_size": 8192, "wave_operation": "modulation", "magnitude": "rms"}
 OURS: dict[str, tuple[Settings, Settings]] = {
-    "ag-news-small": (SMALL, TRAINING),
-    "ag-news-medium": (MEDIUM, TRAINING),
+    "ag-news-small": (SMALL, TRAINING | AVERAGED),
+    "ag-news-medium": (MEDIUM, TRAINING | AVERAGED),
     "imdb-small": (SMALL | LONG, TRAINING),
     "imdb-medium": (MEDIUM | LONG, TRAINING),
     "sst2-small": (SMALL | PHRASES | {"hidden_size": 112}, TRAINING),
-    "sst2-medium": (MEDIUM | PHRASES | {"hidden_size": 320}, TRAINING),
+    "sst2-medium": (MEDIUM | PHRASES | {"hidden_size": 320}, TRAINING | AVERAGED),
     "trec6-small": (SMALL | QUESTIONS | {"hidden_size": 96, "ngram_vocab_size": 16000}, TRAINING | LONG_TRAINING),
     "trec6-medium": (MEDIUM | QUESTIONS | {"hidden_size": 256, "ngram_size": 3}, TRAINING | LONG_TRAINING),
     "20-newsgroups-small": (SMALL | LONG, TRAINING | LONG_TRAINING),
