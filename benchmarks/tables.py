@@ -547,6 +547,23 @@ def recipes_table() -> str:
     return "\n".join(lines) if len(lines) > 2 else f"_{NOT_MEASURED.capitalize()}._"
 
 
+def readings_table() -> str:
+    """Recipes that were measured on the test rows and are not kept, beside the one that is."""
+    kept = read_reproduced()
+    lines = [
+        "| recipe | in place of what it is now | validation, % | test, % | as it is now: validation, % | test, % | commit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in read("readings.jsonl"):
+        now = kept[row["recipe"]]
+        was, settings = ({**each["settings"]["model"], **each["settings"]["training"]} for each in (row, now))
+        cells = [f"`{row['recipe']}`", show_case(was, settings)]
+        for each in (row, now):
+            cells += [f"{100 * each['validation_accuracy']['mean']:.2f}", show_accuracy(each)[0]]
+        lines.append(f"| {' | '.join([*cells, ', '.join(row['commits'])])} |")
+    return "\n".join(lines) if len(lines) > 2 else f"_{NOT_MEASURED.capitalize()}._"
+
+
 def sampling_error(row: dict) -> float:
     """The standard error that so many test rows leave."""
     mean_accuracy = row["accuracy"]["mean"]
@@ -714,6 +731,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "export": export_table,
     "serving": serving_table,
     "claims": claims_table,
+    "readings": readings_table,
     "recipes": recipes_table,
     **{f"reproduced {title}": functools.partial(reproduced_table, data) for data, title in REPRODUCED.items()},
     "features": features_table,
