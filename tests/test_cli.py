@@ -189,6 +189,25 @@ def test_a_message_of_several_lines_becomes_one(monkeypatch: pytest.MonkeyPatch,
     assert run(["push"], capsys) == (2, "", "wave-network push: ValueError: first second\n")
 
 
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [("finetune", "interrupted. With --resume it goes on from its last checkpoint."), ("push", "interrupted.")],
+)
+def test_an_interruption_is_one_line_that_says_how_to_go_on(
+    verb: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupt(_: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, f"run_{verb}", interrupt)
+    with pytest.raises(SystemExit) as caught:
+        cli.main([verb])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.strip() == f"wave-network {verb}: {said}"
+    with pytest.raises(KeyboardInterrupt):
+        cli.main(["--traceback", verb])
+
+
 def test_an_error_of_ours_keeps_its_trace(monkeypatch: pytest.MonkeyPatch):
     def fail(words: list[str]) -> None:
         raise TypeError("a mistake in the code")

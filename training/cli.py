@@ -60,9 +60,21 @@ COMMON = frozenset(
     ]
 )
 
+# What an interrupted verb has kept.
+GOES_ON = {
+    "finetune": " With --resume it goes on from its last checkpoint.",
+    "sweep": " With --resume it goes on.",
+    "reproduce": " The same command goes on.",
+    "predict": " The same command goes on with a file that it has begun.",
+    "analyze": " The same command goes on.",
+}
+
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Runs one verb. An error in what the user gave is one line on standard error, with exit status 2."""
+    """
+    Runs one verb. An error in what the user gave is one line on standard error, with exit status 2, and so is an
+    interruption, with 130.
+    """
     verbs = {
         "finetune": run_finetune,
         "sweep": run_sweep,
@@ -92,6 +104,11 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     try:
         verbs[arguments.verb](arguments.rest)
+    except KeyboardInterrupt:
+        if arguments.traceback:
+            raise
+        sys.stderr.write(f"\nwave-network {arguments.verb}: interrupted.{GOES_ON.get(arguments.verb, '')}\n")
+        sys.exit(130)  # as shells have it: 128, and the number of the signal
     except Exception as error:
         # httpx, through which huggingface_hub speaks, says that nobody answers, but not who.
         is_connection = type(error).__module__.startswith("httpx")
