@@ -551,7 +551,7 @@ def readings_table() -> str:
     """Recipes that were measured on the test rows and are not kept, beside the one that is."""
     kept = read_reproduced()
     lines = [
-        "| recipe | in place of what it is now | validation, % | test, % | now: validation, % | test, % | commit |",
+        "| recipe | instead of what is kept | validation, % | test, % | kept: validation, % | kept: test, % | commit |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in read("readings.jsonl"):

@@ -95,7 +95,8 @@ class WaveConfig(PreTrainedConfig):
         `ngram_vocab_size` alone.
     ngram_hidden_size (`int`, *optional*):
         Width of that table, from which a linear map leads to `hidden_size`: more rows for the same number of
-        parameters. A model that has it cannot be folded. `None`: `hidden_size`, without a map.
+        parameters. A model that has it cannot be folded. Used with an `ngram_vocab_size` alone. `None`: `hidden_size`,
+        without a map.
     position_embedding_type (`str`, *optional*, defaults to `"sinusoidal"`):
         `"sinusoidal"` (fixed, scaled by `position_embedding_scale`), `"absolute"` (learned) or `"none"`. The wave
         layer itself does not see the order of the tokens.

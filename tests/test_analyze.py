@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import refuse
+from small_runs import INTERRUPTED, refuse
 from transformers import BertConfig, BertForSequenceClassification
 from worked_model import save_worked_model, write_worked_data
 
@@ -87,8 +87,9 @@ def test_an_interrupted_study_goes_on(model: Path, data: Path, tmp_path: Path, m
 
     monkeypatch.setattr(phase, "measure_length", measure)
     is_second_run = False
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as exit_:
         cli.main(words(model, data, tmp_path / "phase"))
+    assert exit_.value.code == INTERRUPTED
     assert not (tmp_path / "phase" / "result.json").exists()
     is_second_run = True
     cli.main(words(model, data, tmp_path / "phase"))

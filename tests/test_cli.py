@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import WORDS, finetune_small, write_data
+from small_runs import INTERRUPTED, WORDS, finetune_small, write_data
 
 from wave_network.training import cli
 from wave_network.training.finetune import DataArguments, ModelArguments, RunArguments
@@ -202,7 +202,7 @@ def test_an_interruption_is_one_line_that_says_how_to_go_on(
     monkeypatch.setattr(cli, f"run_{verb}", interrupt)
     with pytest.raises(SystemExit) as caught:
         cli.main([verb])
-    assert caught.value.code == 130
+    assert caught.value.code == INTERRUPTED
     assert capsys.readouterr().err.strip() == f"wave-network {verb}: {said}"
     with pytest.raises(KeyboardInterrupt):
         cli.main(["--traceback", verb])

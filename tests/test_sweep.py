@@ -18,7 +18,7 @@ import optuna
 import pytest
 import torch
 import yaml
-from small_runs import make_rows, refuse, small_words, write_csv, write_data
+from small_runs import INTERRUPTED, make_rows, refuse, small_words, write_csv, write_data
 
 from wave_network.training import cli, spaces
 from wave_network.training import sweep as sweep_module
@@ -191,8 +191,9 @@ def test_a_resumed_sweep_tries_what_it_would_have_tried(
         return evaluate(self, *arguments, **settings)
 
     monkeypatch.setattr(sweep_module.SweepTrainer, "evaluate", stop)
-    with pytest.raises(error):
+    with pytest.raises((SystemExit, Killed)) as ended:
         sweep_small(data, tmp_path / "parted", space)
+    assert getattr(ended.value, "code", None) == (INTERRUPTED if error is KeyboardInterrupt else None)
     monkeypatch.undo()
     assert len(read_sweep(tmp_path / "parted")["trials"]) == at
     record = sweep_small(data, tmp_path / "parted", space, resume=True)

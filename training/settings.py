@@ -94,7 +94,7 @@ class ModelArguments:
     )
     ngram_hidden_size: int | None = field(
         default=None,
-        metadata={"help": "Width of that table, if less than --hidden_size, such as 12: more rows in the same memory."},
+        metadata={"help": "Width of that table, such as 12, with a map to --hidden_size: more rows in the same size."},
     )
     wave_operation: Literal["modulation", "interference"] = field(
         default="modulation", metadata={"help": "How the two variants of a token are superposed."}
