@@ -78,6 +78,8 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             QUESTIONS | {"hidden_size": 256, "ngram_vocab_size": 16000},
             QUESTIONS | MANY_PAIRS | {"hidden_size": 256},
             QUESTIONS | MANY_PAIRS | {"hidden_size": 256, "ngram_size": 3},
+            QUESTIONS | {"ngram_vocab_size": 16000, "wave_operation": "interference"},
+            QUESTIONS | {"ngram_vocab_size": 16000, "wave_operation": "interference", "restore": "magnitude"},
         ],
     ),
     "sst2": (
@@ -98,6 +100,7 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"mixup_alpha": 0.0, "token_dropout_prob": 0.2, "subword_buckets": 50000},
             PHRASES | {"hidden_size": 112},
             PHRASES | {"hidden_size": 112, "ema_decay": 0.999},
+            PHRASES | {"hidden_size": 112, "restore": "magnitude"},
             PHRASES | {"hidden_size": 72, "ngram_vocab_size": 60000, "ngram_hidden_size": 12},
             PHRASES | {"hidden_size": 320},
             PHRASES | {"hidden_size": 256, "ngram_vocab_size": 400000, "ngram_hidden_size": 16},
@@ -114,6 +117,7 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"subword_buckets": 50000},
             {"subword_buckets": 50000, "hidden_size": 128, "ngram_vocab_size": 60000},
             {"subword_buckets": 50000, **MANY_PAIRS},
+            {"subword_buckets": 50000, "restore": "magnitude"},
         ],
     ),
     "ag-news": (
@@ -136,6 +140,7 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"subword_buckets": 50000, "ema_decay": 0.999, "num_train_epochs": 3},
             {"subword_buckets": 50000, "ema_decay": 0.9995},
             {"subword_buckets": 50000, "ema_decay": 0.999, **MANY_PAIRS},
+            {"subword_buckets": 50000, "ema_decay": 0.999, "restore": "magnitude"},
         ],
     ),
     "imdb": (
@@ -149,6 +154,7 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"subword_buckets": 50000, "ema_decay": 0.999},
             {"subword_buckets": 50000, "hidden_size": 128, "ngram_vocab_size": 60000},
             {"subword_buckets": 50000, **MANY_PAIRS},
+            {"subword_buckets": 50000, "restore": "magnitude"},
         ],
     ),
 }

@@ -100,6 +100,10 @@ class ModelArguments:
         default="modulation", metadata={"help": "How the two variants of a token are superposed."}
     )
     magnitude: Literal["l2", "rms"] = field(default="l2", metadata={"help": "Norm of the context."})
+    restore: Literal["linear", "real", "magnitude"] = field(
+        default=WaveConfig.restore,
+        metadata={"help": "How waves become real again: a linear map of both parts, the real part, or the magnitude."},
+    )
     classifier_pooling: Literal["mean", "cls", "max"] = field(
         default="mean", metadata={"help": "How the classifier reads the tokens."}
     )

@@ -28,6 +28,7 @@ OF_THE_MODEL: dict[str, type] = {
     "hidden_dropout_prob": float,
     "wave_operation": str,
     "magnitude": str,
+    "restore": str,
     "classifier_pooling": str,
     "position_embedding_type": str,
 }
