@@ -34,7 +34,7 @@ TINY = Recipe(
     claim=Claim(0.3, "a paper", at_least=True),
 )
 BROKEN = replace(TINY, name="broken", model=TINY.model | {"hidden_dropout_prob": 7.0})
-NO_PHASE = replace(TINY, name="tiny-no-phase", kind="no_phase", model=TINY.model | {"initializer_range": 0.3}, claim=None)
+NO_PHASE = replace(TINY, name="no-phase", kind="no_phase", model=TINY.model | {"initializer_range": 0.3}, claim=None)
 SVM = Recipe("tiny-svm", "tiny-news", "a linear SVM", "svm")
 TINY_RECIPES = {recipe.name: recipe for recipe in (TINY, BROKEN, NO_PHASE, SVM)}
 
