@@ -120,6 +120,10 @@ class WaveMixing(Replaceable):
         else:
             form = fused_superpose if self.is_fused(variants_BLE.device) else superpose
             waves_BLE = form(variants_BLE, mask_BL, operation, magnitude, cu_seq_lens)
+        return self.return_real(waves_BLE)
+
+    def return_real(self, waves_BLE: torch.Tensor) -> torch.Tensor:
+        """The way back from the two parts of a wave, side by side, to D real numbers: `restore`."""
         if self.config.restore == "linear":
             return self.restore(waves_BLE)
         re_BLD, im_BLD = waves_BLE.chunk(2, dim=-1)

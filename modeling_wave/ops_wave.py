@@ -99,9 +99,17 @@ def modulation(z: Wave, z2: Wave) -> Wave:
 
 
 def amplitude(z: Wave) -> torch.Tensor:
-    """The amplitude `|Z| = sqrt(re^2 + im^2)`, shape (B, L, D), without its phase. Gradient 0 at 0."""
-    squares = [part.to(torch.promote_types(part.dtype, torch.float32)).square() for part in z]
-    return safe_sqrt(squares[0] + squares[1]).to(z[0].dtype)
+    """
+    The amplitude `|Z| = sqrt(re^2 + im^2)`, shape (B, L, D), without its phase. Gradient 0 at 0.
+
+    The larger part is taken out of the root, so that no square overflows or vanishes: exact for all finite parts.
+    """
+    re_BLD, im_BLD = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in z)
+    # A constant for the gradient: the amplitude is the same whatever is taken out.
+    scale_BLD = torch.maximum(re_BLD.detach().abs(), im_BLD.detach().abs())
+    scale_BLD = scale_BLD.masked_fill(scale_BLD == 0, 1)
+    length_BLD = safe_sqrt((re_BLD / scale_BLD).square() + (im_BLD / scale_BLD).square())
+    return (scale_BLD * length_BLD).to(z[0].dtype)
 
 
 def safe_sqrt(x: torch.Tensor) -> torch.Tensor:

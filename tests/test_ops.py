@@ -193,6 +193,21 @@ def test_amplitude_is_the_length_of_the_pair():
     torch.testing.assert_close(amplitude((re_BLD, im_BLD)), torch.hypot(re_BLD, im_BLD), rtol=1e-15, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_no_square_of_the_amplitude_overflows_or_vanishes(dtype: torch.dtype):
+    finite = torch.finfo(dtype)
+    sizes = torch.tensor([finite.tiny, finite.max / 2, finite.smallest_normal**0.5, finite.max**0.5, 1, 0], dtype=dtype)
+    parts = torch.cartesian_prod(sizes, -sizes).T.clone().requires_grad_()
+    length = amplitude((parts[0], parts[1]))
+    expected = torch.hypot(*parts.detach().double())
+    rtol = 4 * finite.eps
+    torch.testing.assert_close(length.double(), expected, rtol=rtol, atol=0)
+    length.backward(torch.ones_like(length))
+    # A subnormal share of 1 is zero to some processors.
+    direction = (parts.detach().double() / expected).nan_to_num(0)
+    torch.testing.assert_close(parts.grad.double(), direction, rtol=rtol, atol=2 * finite.tiny)
+
+
 def test_the_square_root_has_gradient_zero_at_zero():
     x = torch.tensor([0.0, 4.0, 0.25], requires_grad=True)
     root = safe_sqrt(x)

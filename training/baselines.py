@@ -51,26 +51,33 @@ class NoPhase(WaveMixing):
             amplitude(lift(w_BLD, mask_BL, magnitude, cu_seq_lens))
             for w_BLD in self.project(hidden_states, lookups).chunk(2, dim=-1)
         )
-        return self.restore_real(g_BLD, g2_BLD)
+        return self.superpose_real(g_BLD, g2_BLD)
 
-    def restore_real(self, w_BLD: torch.Tensor, w2_BLD: torch.Tensor) -> torch.Tensor:
+    def superpose_real(self, w_BLD: torch.Tensor, w2_BLD: torch.Tensor) -> torch.Tensor:
         """Two waves without imaginary parts, superposed, and back."""
         re_BLD = w_BLD * w2_BLD if self.config.wave_operation == "modulation" else w_BLD + w2_BLD
-        return self.restore(torch.cat([re_BLD, torch.zeros_like(re_BLD)], dim=-1))
+        return self.return_real(torch.cat([re_BLD, torch.zeros_like(re_BLD)], dim=-1))
 
 
 class NoContext(NoPhase):
     """Each wave is its real part, the token itself: nothing from the rest of the text."""
 
     def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, lookups=None, summary=None):
-        return self.restore_real(*self.project(hidden_states, lookups).chunk(2, dim=-1))
+        return self.superpose_real(*self.project(hidden_states, lookups).chunk(2, dim=-1))
 
 
 class Bag(WaveMixing):
-    """A feed-forward block with the same two maps: nothing from the rest of the text."""
+    """
+    A feed-forward block with the same maps, nothing from the rest of the text: up and down, or, where the wave has no
+    map back, a gated linear unit (arXiv 2002.05202).
+    """
 
     def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, lookups=None, summary=None):
-        return self.restore(nn.functional.gelu(self.project(hidden_states, lookups)))
+        variants_BLE = self.project(hidden_states, lookups)
+        if self.config.restore == "linear":
+            return self.restore(nn.functional.gelu(variants_BLE))
+        gate_BLD, value_BLD = variants_BLE.chunk(2, dim=-1)
+        return nn.functional.gelu(gate_BLD) * value_BLD
 
 
 class MeanOfEmbeddings(WavePreTrainedModel):
