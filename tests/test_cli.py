@@ -126,6 +126,14 @@ def test_an_unknown_setting_is_refused_by_its_name(
     assert suggestion is None or suggestion in error
 
 
+@pytest.mark.parametrize("words", [["finetune", "--seed", "1", "news.csv"], ["reproduce", "--jobs", "2", "imdb-small"]])
+def test_a_word_that_belongs_to_no_setting_is_named(words: list[str], capsys: pytest.CaptureFixture[str]):
+    code, _, error = run(words, capsys)
+    assert code == 2
+    assert f"{words[-1]!r} belongs to no setting" in error.splitlines()[-1]
+    assert "come first" in error.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -262,6 +262,11 @@ def parse_settings(verb: str, types: list[Any], words: list[str], hide_from: Any
     *settings, _, unknown = parser.parse_args_into_dataclasses(
         insert_config(words), return_remaining_strings=True, look_for_args_file=False
     )
+    if unknown and not unknown[0].startswith("-"):
+        parser.error(
+            f"{unknown[0]!r} belongs to no setting. The recipes of `reproduce` and the model of `predict` and `export` "
+            "come first."
+        )
     if unknown:
         options = [option for action in parser._actions for option in action.option_strings]
         close = difflib.get_close_matches(unknown[0], options, n=3)
