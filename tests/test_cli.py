@@ -126,7 +126,9 @@ def test_an_unknown_setting_is_refused_by_its_name(
     assert suggestion is None or suggestion in error
 
 
-@pytest.mark.parametrize("words", [["finetune", "--seed", "1", "news.csv"], ["reproduce", "--jobs", "2", "imdb-small"]])
+@pytest.mark.parametrize(
+    "words", [["finetune", "--dataset", "a.csv", "b.csv"], ["reproduce", "--jobs", "2", "imdb-small"]]
+)
 def test_a_word_that_belongs_to_no_setting_is_named(words: list[str], capsys: pytest.CaptureFixture[str]):
     code, _, error = run(words, capsys)
     assert code == 2
