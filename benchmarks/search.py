@@ -3,11 +3,11 @@
     python benchmarks/search.py ag-news imdb --data ../shared/data --jobs 2
     python benchmarks/search.py --defaults --data ../shared/data --jobs 2
 
-The second command asks the same of what might become a default of `finetune`. Each case differs from the base of its
-data set in what it says. The test rows are not there to be read: a run is given a folder with the training rows alone,
-of which validation is cut as in the recipe. Runs are appended to benchmarks/results/search.jsonl, or defaults.jsonl, as
-they end, and those that are there already are not run again, so the command can be stopped and repeated. The tables of
-docs/reproduction.md are made from these files.
+The second command asks the same of what might become a default of `finetune`, on at most 8,000 training rows of each
+data set: what a user has. Each case differs from the base of its data set in what it says. The test rows are not there
+to be read: a run is given a folder with the training rows alone, of which validation is cut as in the recipe. Runs are
+appended to benchmarks/results/search.jsonl, or defaults.jsonl, as they end, and those that are there already are not
+run again, so the command can be stopped and repeated. The tables of docs/reproduction.md are made from these files.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import pandas as pd
 from tqdm import tqdm
 
 from wave_network.benchmarks.machine import describe_run
@@ -46,6 +47,8 @@ BASE = {
     "per_device_train_batch_size": 64,
     "num_train_epochs": 4,
 }
+# What is not in the settings of a case is off, whatever the defaults of `finetune`.
+OFF = {"conv_kernel_size": 0, "subword_buckets": 0}
 # Parts of cases: a table of pairs for a medium model, and what had won on questions and on phrases.
 MANY_PAIRS = {"hidden_size": 128, "ngram_vocab_size": 480000, "ngram_hidden_size": 16}
 QUESTIONS = {"vocab_size": 8192, "wave_operation": "modulation", "magnitude": "rms", "subword_buckets": 50000}
@@ -160,6 +163,7 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
 }
 
 # The defaults that `finetune` has had, and on all data sets what might become one.
+MOST_ROWS = 8000
 DEFAULTS = {
     "hidden_size": 128,
     "vocab_size": 8192,
@@ -189,23 +193,30 @@ def list_cases(data: str, of_defaults: bool) -> list[tuple[dict, dict]]:
 
 
 @contextlib.contextmanager
-def leave_out_test_rows(data_set: DataSet, folder: Path) -> Iterator[dict]:
-    """The settings of a data set whose folder has the training rows alone, while inside."""
+def leave_out_test_rows(data_set: DataSet, folder: Path, most_rows: int | None = None) -> Iterator[dict]:
+    """The settings of a data set whose folder has the training rows alone, or so many of them, while inside."""
     rows = {**data_set.settings, **data_set.in_folder}
     rows.pop("test_split", None)
     with tempfile.TemporaryDirectory() as temporary:
         training_rows = Path(temporary) / data_set.folder
         training_rows.mkdir()
         for path in find_folder(folder, data_set, is_alone=False).glob("train.*"):
-            (training_rows / path.name).symlink_to(path.resolve())
+            if most_rows is None:
+                (training_rows / path.name).symlink_to(path.resolve())
+            else:
+                frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+                frame = frame.sample(min(most_rows, len(frame)), random_state=0).sort_index()
+                frame.to_csv(training_rows / "train.csv", index=False)
         yield {"dataset": str(training_rows), **rows}
 
 
-def run_case(data: str, case: dict, settings: dict, seed: int, folder: Path, threads: int) -> dict:
-    with leave_out_test_rows(DATA_SETS[data], folder) as rows, tempfile.TemporaryDirectory() as temporary:
+def run_case(
+    data: str, case: dict, settings: dict, seed: int, folder: Path, threads: int, most_rows: int | None = None
+) -> dict:
+    with leave_out_test_rows(DATA_SETS[data], folder, most_rows) as rows, tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
         command = [sys.executable, "-m", "wave_network.training.cli", "finetune"]
-        words = as_words({**rows, "output_dir": str(run), "seed": seed, **settings})
+        words = as_words({**rows, "output_dir": str(run), "seed": seed, **OFF, **settings})
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         done = subprocess.run(
             [*command, *words, "--disable_tqdm", "True"], env=environment, capture_output=True, text=True, check=False
@@ -248,12 +259,13 @@ def main() -> None:
     results = RESULTS / ("defaults.jsonl" if arguments.defaults else "search.jsonl")
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     done = {(row["data"], json.dumps(row["settings"], sort_keys=True), row["seed"]) for row in rows}
+    most_rows = MOST_ROWS if arguments.defaults else None
     missing = []
     for data in arguments.names or CASES:
         for case, settings in list_cases(data, arguments.defaults):
             for seed in range(arguments.seeds):
                 if (data, json.dumps(settings, sort_keys=True), seed) not in done:
-                    missing.append((data, case, settings, seed, arguments.data, threads))
+                    missing.append((data, case, settings, seed, arguments.data, threads, most_rows))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         runs = [pool.submit(run_case, *task) for task in missing]
         for run in tqdm(as_completed(runs), total=len(runs), desc="Runs", unit=" runs"):

@@ -188,7 +188,7 @@ def test_a_resumed_run_must_have_the_subwords_it_had(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"subword_buckets": 0}, ["`subword_buckets`", "at least 1", "got 0"]),
+        ({"subword_buckets": -1}, ["`subword_buckets`", "at least 1", "got -1"]),
         ({"subword_buckets": 9, "fsdp": True}, ["`subword_buckets` (9)", "`fsdp` (True)"]),
     ],
 )

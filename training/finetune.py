@@ -450,6 +450,7 @@ def get_model(
             model.config.classifier_temperature = 1.0  # another one belongs to the weights as they were
         return model
     own = {name: value for name, value in asdict(arguments).items() if hasattr(WaveConfig, name)}
+    own["conv_kernel_size"] = arguments.conv_kernel_size or None
     config = WaveConfig(
         **own | {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length},
         pad_token_id=tokenizer.pad_token_id,

@@ -82,7 +82,9 @@ class ModelArguments:
     )
     conv_kernel_size: int | None = field(
         default=None,
-        metadata={"help": "Width (3, 5 ...) of a convolution that shows a new model the order of neighbouring tokens."},
+        metadata={
+            "help": "Width (3, 5 ...) of a convolution that shows a new model the order of its tokens; 0 is none."
+        },
     )
     ngram_vocab_size: int | None = field(
         default=None,
@@ -157,7 +159,7 @@ class RunArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "While training, tokens share the embeddings of their character n-grams, hashed to so many rows, "
-            "such as 50000; the saved model has plain embeddings. Default: none."
+            "such as 50000; the saved model has plain embeddings. 0 is none. Default: none."
         },
     )
     class_weights: Literal["none", "balanced"] = field(
@@ -238,8 +240,8 @@ class RunArguments(TrainingArguments):
         self.check_choice_of_best()
         if not 0 <= self.mixup_alpha < math.inf:
             raise ValueError(f"`mixup_alpha` must be a finite number of at least 0, got {self.mixup_alpha}.")
-        if self.subword_buckets is not None and self.subword_buckets < 1:
-            raise ValueError(f"`subword_buckets` must be at least 1, got {self.subword_buckets}.")
+        if self.subword_buckets is not None and self.subword_buckets < 0:
+            raise ValueError(f"`subword_buckets` must be at least 1, or 0 for none, got {self.subword_buckets}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be at least 0, for none, and less than 1, got {self.ema_decay}.")
         # The new name of the same setting, in versions of transformers that have it and call ours an old one.

@@ -113,7 +113,7 @@ def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buc
     Raises:
         ValueError: The tokenizer is not of the kind WordPiece, or the words are in no plain table.
     """
-    if buckets is None:
+    if not buckets:
         return
     table = model.get_input_embeddings()
     if type(table) is not nn.Embedding:
@@ -149,7 +149,7 @@ def refuse_other_subwords(arguments: Any, checkpoint: Path | None) -> None:
     with safe_open(weights, framework="pt") as file:
         tables = [name for name in file.keys() if name.endswith(".subwords")]  # noqa: SIM118  # no dict
         was = file.get_slice(tables[0]).get_shape()[0] if tables else None
-    if was != arguments.subword_buckets:
+    if was != (arguments.subword_buckets or None):
         raise ValueError(
             f"`subword_buckets` ({arguments.subword_buckets}) must be what it was in the run that is resumed: "
             f"{checkpoint} was written with {was}."
