@@ -178,6 +178,7 @@ CANDIDATES = [
     {"conv_kernel_size": 3},
     {"conv_kernel_size": 3, "subword_buckets": 50000},
     {"conv_kernel_size": 3, "subword_buckets": 50000, "mixup_alpha": 1.0},
+    {"conv_kernel_size": 3, "subword_buckets": 16384},
 ]
 
 

@@ -32,17 +32,18 @@ def test_a_run_is_given_the_training_rows_alone(tmp_path: Path, monkeypatch: pyt
     folder.mkdir()
     for split in ("train", "test"):
         write_csv(folder / f"{split}.csv", make_rows(40, seed=0))
-    given: list[list[str]] = []
+    given: list[dict[str, int]] = []
 
     def run(command: list[str], **_: object) -> SimpleNamespace:
-        files = sorted(path.name for path in Path(command[command.index("--dataset") + 1]).iterdir())
-        given.append(files)
+        files = Path(command[command.index("--dataset") + 1]).iterdir()
+        given.append({path.name: len(path.read_text().splitlines()) - 1 for path in files})
         return SimpleNamespace(returncode=1, stderr="stopped here")
 
     monkeypatch.setattr(search.subprocess, "run", run)
-    with pytest.raises(ChildProcessError, match="stopped here"):
-        search.run_case("trec6", {}, {}, 0, tmp_path, 1)
-    assert given == [["train.csv"]]
+    for most_rows in (None, 7):
+        with pytest.raises(ChildProcessError, match="stopped here"):
+            search.run_case("trec6", {}, {}, 0, tmp_path, 1, most_rows)
+    assert given == [{"train.csv": 40}, {"train.csv": 7}]
 
 
 def test_the_table_compares_with_the_newest_base(monkeypatch: pytest.MonkeyPatch):
