@@ -178,7 +178,8 @@ def measure_accuracy(data: Path, settings: list[str], seed: int, threads: int) -
                 writer.writerows(part)
         run = Path(temporary, "run")
         command = [sys.executable, "-m", "wave_network.training.cli", "finetune", "--dataset", str(folder)]
-        command += ["--output_dir", str(run), "--tokenizer", str(vocabulary), "--seed", str(seed), *settings]
+        command += ["--output_dir", str(run), "--tokenizer", str(vocabulary), "--seed", str(seed)]
+        command += ["--conv_kernel_size", "0", "--subword_buckets", "0", *settings]
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         last = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))

@@ -551,16 +551,15 @@ def readings_table() -> str:
     """Recipes that were measured on the test rows and are not kept, beside the one that is."""
     kept = read_reproduced()
     lines = [
-        "| recipe | instead of what is kept | validation, % | test, % | kept: validation, % | kept: test, % | commit |",
+        "| recipe | instead of what is kept | validation rows | test, % | runs | kept: test, % | commit |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in read("readings.jsonl"):
-        now = kept[row["recipe"]]
+        now = kept.get(row["recipe"], kept[f"{row['data']}-small"])
         was, settings = ({**each["settings"]["model"], **each["settings"]["training"]} for each in (row, now))
-        cells = [f"`{row['recipe']}`", show_case(was, settings)]
-        for each in (row, now):
-            cells += [f"{100 * each['validation_accuracy']['mean']:.2f}", show_accuracy(each)[0]]
-        lines.append(f"| {' | '.join([*cells, ', '.join(row['commits'])])} |")
+        cells = [f"`{row['recipe']}`", show_case(was, settings), f"{row['rows']['validation']:,}"]
+        cells += [show_accuracy(row)[0], str(row["runs"]), show_accuracy(now)[0], ", ".join(row["commits"])]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else f"_{NOT_MEASURED.capitalize()}._"
 
 
@@ -658,6 +657,31 @@ def search_table(data: str) -> str:
     return "\n".join([*lines, "", f"{counts}. Base: `{words}`; {base[0]['device']}."])
 
 
+def defaults_table() -> str:
+    """Best epoch and NLL of what might become a default of `finetune`, on each data set and in the mean over them."""
+    cases = defaultdict(lambda: defaultdict(list))
+    for row in read("defaults.jsonl"):
+        cases[show_case(row["case"], {})][row["data"]].append(row)
+    # What is not measured with all cases yet waits.
+    titles = {data: title for data, title in REPRODUCED.items() if all(data in found for found in cases.values())}
+    if not cases or not titles:
+        return f"_{NOT_MEASURED.capitalize()}._"
+    lines = [
+        f"| beside the former defaults | {' | '.join(titles.values())} | mean | mean NLL | seeds |",
+        "|---" * (len(titles) + 4) + "|",
+    ]
+    for case, found in cases.items():
+        groups = [found[data] for data in titles]
+        accuracies = [100 * mean_of_best(rows) for rows in groups]
+        nll = mean(mean(row["validation_nll"] for row in rows) for rows in groups)
+        cells = [f"{accuracy:.2f}" for accuracy in [*accuracies, mean(accuracies)]]
+        seeds = min(len(rows) for rows in groups)
+        lines.append(f"| {' | '.join([case.replace('base', 'nothing'), *cells, f'{nll:.3f}', str(seeds)])} |")
+    words = " ".join(f"--{name} {value}" for name, value in cases["base"][next(iter(titles))][0]["settings"].items())
+    rows = ", ".join(f"{found[data][0]['rows']['train']:,}" for data in titles)
+    return "\n".join([*lines, "", f"Rows to train: {rows}. Nothing: `{words}`."])
+
+
 def mean_of_best(rows: list[dict]) -> float:
     return mean(max(row["validation_accuracy_by_epoch"]) for row in rows)
 
@@ -736,6 +760,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"reproduced {title}": functools.partial(reproduced_table, data) for data, title in REPRODUCED.items()},
     "features": features_table,
     **{f"search {title}": functools.partial(search_table, data) for data, title in REPRODUCED.items()},
+    "defaults": defaults_table,
     **{f"study {folder.name}": functools.partial(study_table, folder) for folder in (RESULTS / "analysis").glob("*")},
 }
 FILES = (

@@ -29,6 +29,7 @@ SMALL = {
     "num_train_epochs": 3,
     "learning_rate": 0.01,
     "per_device_train_batch_size": 8,
+    "subword_buckets": 0,  # a checkpoint is what the run will leave
 }
 INTERRUPTED = 130  # the status of a command that Ctrl-C has ended
 OF_A_NEW_MODEL = ("hidden_dropout_prob", "hidden_size", "vocab_size")

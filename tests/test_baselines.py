@@ -23,7 +23,13 @@ TOKENIZER = BertTokenizer(
     },
     model_max_length=LENGTH,
 )
-MODEL = {"hidden_size": WIDTH, "ngram_vocab_size": NGRAMS, "wave_operation": "interference", "hidden_dropout_prob": 0.1}
+MODEL = {
+    "hidden_size": WIDTH,
+    "conv_kernel_size": 0,
+    "ngram_vocab_size": NGRAMS,
+    "wave_operation": "interference",
+    "hidden_dropout_prob": 0.1,
+}
 EXTRA: dict[str, dict[str, Any]] = {"transformer": {"num_attention_heads": 2}}
 # The layer: two maps with their biases, and a normalisation; then the classifier.
 WAVE_CORE = WIDTH * 2 * WIDTH + 2 * WIDTH + 2 * WIDTH * WIDTH + WIDTH + 2 * WIDTH + LABELS * (WIDTH + 1)

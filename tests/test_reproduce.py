@@ -29,7 +29,7 @@ TINY = Recipe(
     "tiny",
     "tiny-news",
     "a tiny model",
-    model={"hidden_size": 16, "vocab_size": 200, "max_length": 32, "hidden_dropout_prob": 0.1},
+    model={"hidden_size": 16, "conv_kernel_size": 0, "vocab_size": 200, "max_length": 32, "hidden_dropout_prob": 0.1},
     training={"num_train_epochs": 2, "learning_rate": 0.01, "per_device_train_batch_size": 8, "use_cpu": True},
     claim=Claim(0.3, "a paper", at_least=True),
 )

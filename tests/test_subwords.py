@@ -10,18 +10,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_runs import finetune_small, interrupt, read_metrics, refuse, small_words, write_data
 from tokenizers import Tokenizer
-from tokenizers.models import BPE
+from tokenizers.models import BPE, WordPiece
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from wave_network import WaveConfig, WaveForSequenceClassification, train_wave_tokenizer
+from wave_network.training.cli import main
 from wave_network.training.settings import RunArguments
 from wave_network.training.subwords import (
+    BUCKETS,
     SubwordEmbedding,
     add_subwords,
     cut_grams,
     fold_subwords,
     refuse_other_subwords,
+    settle_subwords,
     spell,
 )
 
@@ -162,6 +165,15 @@ def test_a_run_leaves_a_plain_model_and_its_record(data: Path, tmp_path: Path):
     assert all((each[name + "subwords"] != 0).any() for each in found)
 
 
+def test_a_new_model_has_them_without_a_word(data: Path, tmp_path: Path):
+    words = small_words(data, tmp_path / "run", num_train_epochs=1)
+    at = words.index("--subword_buckets")
+    main([*words[:at], *words[at + 2 :]])
+    metrics = read_metrics(tmp_path / "run")
+    assert metrics["settings"]["subword_buckets"] == BUCKETS
+    assert "subword" not in metrics["command"]
+
+
 @pytest.mark.parametrize(
     "others", [{}, {"sparse_embeddings": True}, {"ema_decay": 0.9, "mixup_alpha": 1.0}], ids=["alone", "sparse", "mean"]
 )
@@ -174,13 +186,12 @@ def test_a_run_goes_on_to_the_same_weights(others: dict[str, Any], data: Path, t
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("buckets", [None, 51])
+@pytest.mark.parametrize("buckets", [0, 51])
 def test_a_resumed_run_must_have_the_subwords_it_had(
-    buckets: int | None, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    buckets: int, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     run = interrupt(data, tmp_path / "run", 1, subword_buckets=50)
-    settings = {} if buckets is None else {"subword_buckets": buckets}
-    error = refuse(small_words(data, run, resume=True, **settings), capsys)
+    error = refuse(small_words(data, run, resume=True, subword_buckets=buckets), capsys)
     assert f"`subword_buckets` ({buckets}) must be what it was" in error
     assert "written with 50" in error
 
@@ -205,5 +216,26 @@ def test_a_table_of_any_name_is_known_by_its_subwords_when_a_run_is_resumed(tmp_
     save_file({"model.embeddings.tok_embeddings.subwords": torch.zeros(7, 4)}, tmp_path / "model.safetensors")
 
     refuse_other_subwords(RunArguments(output_dir=str(tmp_path), subword_buckets=7), tmp_path)
-    with pytest.raises(ValueError, match=r"`subword_buckets` \(None\) must be what it was .* was written with 7"):
-        refuse_other_subwords(RunArguments(output_dir=str(tmp_path)), tmp_path)
+    with pytest.raises(ValueError, match=r"`subword_buckets` \(0\) must be what it was .* was written with 7"):
+        refuse_other_subwords(RunArguments(output_dir=str(tmp_path), subword_buckets=0), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_new", "model", "expected"),
+    [
+        ({}, True, WordPiece(), BUCKETS),
+        ({"subword_buckets": 0}, True, WordPiece(), 0),
+        ({"subword_buckets": 7}, False, WordPiece(), 7),
+        ({}, False, WordPiece(), 0),
+        ({}, True, BPE(), 0),
+        ({"fsdp": True}, True, WordPiece(), 0),
+    ],
+)
+def test_a_new_model_on_word_pieces_has_them_by_default(
+    settings: dict[str, Any], is_new: bool, model: Any, expected: int, tmp_path: Path
+):
+    arguments = RunArguments(output_dir=str(tmp_path), use_cpu=True)
+    for name, value in settings.items():  # `fsdp` alone asks for a GPU or more processes
+        setattr(arguments, name, value)
+    settle_subwords(arguments, PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model)), is_new)
+    assert arguments.subword_buckets == expected

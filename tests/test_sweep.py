@@ -34,7 +34,13 @@ label_smoothing_factor: {low: 0, high: 0.2, step: 0.1}
 position_embedding_type: [none, sinusoidal]
 subword_buckets: [null, 40]
 """
-SEARCHED = {"learning_rate", "hidden_dropout_prob", "num_train_epochs", "per_device_train_batch_size"}
+SEARCHED = {
+    "learning_rate",
+    "hidden_dropout_prob",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "subword_buckets",
+}
 TRIALS = 3
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

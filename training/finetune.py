@@ -46,7 +46,14 @@ from .packing import DataCollatorWithPacking, takes_packed
 from .record import count_parameters, summarise, write_record
 from .settings import DataArguments, ModelArguments, RunArguments, find_changed
 from .sharding import is_sharded, refuse_unfit_sharding, set_up_sharding
-from .subwords import SubwordEmbedding, add_subwords, fold_subwords, refuse_other_subwords, refuse_unfit_subwords
+from .subwords import (
+    SubwordEmbedding,
+    add_subwords,
+    fold_subwords,
+    refuse_other_subwords,
+    refuse_unfit_subwords,
+    settle_subwords,
+)
 from .tracking import print_trackers, refuse_missing_trackers, track
 
 # What `--sparse_embeddings` has a row-sparse form of.
@@ -214,7 +221,6 @@ def finetune(
         refuse_existing(folder, arguments.resume)
     refuse_unfit_sharding(arguments, checkpoint)
     refuse_other_averaging(arguments, checkpoint)
-    refuse_other_subwords(arguments, checkpoint)
     arguments.dataloader_pin_memory &= arguments.device.type == "cuda"
     # Tiny activations and moments become denormal numbers, which a CPU handles slowly. Threads inherit this when they
     # start, so it stands before anything that starts them.
@@ -225,6 +231,8 @@ def finetune(
     arguments.run_name = arguments.run_name or folder.name
     arguments.project = arguments.project or data.name.replace("/", "--")
     tokenizer = get_tokenizer(model_arguments, data, folder if checkpoint else None)
+    settle_subwords(arguments, tokenizer, is_new=model_arguments.model is None and make_model is None)
+    refuse_other_subwords(arguments, checkpoint)
     set_seed(arguments.seed)
     model = (make_model or get_model)(model_arguments, tokenizer, data.label_names)
     if arguments.calibrate:

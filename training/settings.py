@@ -81,7 +81,7 @@ class ModelArguments:
         default=None, metadata={"help": "Width of a feed-forward block after each wave layer of a new model."}
     )
     conv_kernel_size: int | None = field(
-        default=None,
+        default=3,
         metadata={
             "help": "Width (3, 5 ...) of a convolution that shows a new model the order of its tokens; 0 is none."
         },
@@ -159,7 +159,8 @@ class RunArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "While training, tokens share the embeddings of their character n-grams, hashed to so many rows, "
-            "such as 50000; the saved model has plain embeddings. 0 is none. Default: none."
+            "and the saved model has plain embeddings; 0 is none. Default: 16384 for a new model with a WordPiece "
+            "tokenizer, without --fsdp and --deepspeed; else none."
         },
     )
     class_weights: Literal["none", "balanced"] = field(

@@ -51,7 +51,8 @@ OF_THE_RUN: dict[str, type] = {
     "ema_decay": float,
 }
 SEARCHABLE = OF_THE_MODEL | OF_THE_RUN
-MAY_BE_NONE = ("intermediate_size", "conv_kernel_size", "ngram_vocab_size", "ngram_hidden_size", "subword_buckets")
+MAY_BE_NONE = ("intermediate_size", "ngram_vocab_size", "ngram_hidden_size")
+MAY_BE_OFF = ("conv_kernel_size", "subword_buckets")  # on by default, so that no value would be another one than 0
 
 DEFAULT_SPACE: Space = {
     "learning_rate": {"low": 3e-4, "high": 1e-2, "log": True},
@@ -143,6 +144,8 @@ def read_value(name: str, value: Any) -> Any:
     kind = SEARCHABLE[name]
     if value is None and name in MAY_BE_NONE:
         return None
+    if value in (None, 0) and name in MAY_BE_OFF:
+        return 0
     if kind is str:
         arguments = ModelArguments if name in OF_THE_MODEL else RunArguments
         allowed = get_args(arguments.__dataclass_fields__[name].type)

@@ -15,6 +15,7 @@ from .settings import refuse_together
 
 # The shortest and the longest character n-grams, with the marks "<" and ">" of where a word begins and ends.
 SHORTEST, LONGEST = 3, 5
+BUCKETS = 16384  # of a new model
 
 
 class SubwordEmbedding(nn.Module):
@@ -106,7 +107,18 @@ def spell(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return pieces
 
 
-def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buckets: int | None) -> None:
+def settle_subwords(arguments: Any, tokenizer: PreTrainedTokenizerBase, is_new: bool) -> None:
+    """Gives `subword_buckets` of these `RunArguments` its value, where it has none: for a new model, if it can be."""
+    if arguments.subword_buckets is None:
+        is_fit = is_new and is_word_piece(tokenizer) and not (arguments.fsdp or arguments.deepspeed)
+        arguments.subword_buckets = BUCKETS if is_fit else 0
+
+
+def is_word_piece(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return isinstance(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), WordPiece)
+
+
+def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buckets: int) -> None:
     """
     Puts a `SubwordEmbedding` in place of a model's table of words, if there are buckets.
 
@@ -121,8 +133,8 @@ def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buc
             f"`subword_buckets` ({buckets}) is for a model whose words are in an nn.Embedding; those of "
             f"{type(model).__name__} are in {type(table).__name__}. Leave it out."
         )
-    kind = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", tokenizer)
-    if not isinstance(kind, WordPiece):
+    if not is_word_piece(tokenizer):
+        kind = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", tokenizer)
         raise ValueError(
             f"`subword_buckets` ({buckets}) is for a WordPiece tokenizer, whose tokens say where a word begins; this "
             f"one is of the kind {type(kind).__name__}. Leave it out."
@@ -148,8 +160,8 @@ def refuse_other_subwords(arguments: Any, checkpoint: Path | None) -> None:
         return
     with safe_open(weights, framework="pt") as file:
         tables = [name for name in file.keys() if name.endswith(".subwords")]  # noqa: SIM118  # no dict
-        was = file.get_slice(tables[0]).get_shape()[0] if tables else None
-    if was != (arguments.subword_buckets or None):
+        was = file.get_slice(tables[0]).get_shape()[0] if tables else 0
+    if was != arguments.subword_buckets:
         raise ValueError(
             f"`subword_buckets` ({arguments.subword_buckets}) must be what it was in the run that is resumed: "
             f"{checkpoint} was written with {was}."

@@ -48,7 +48,7 @@ from .metrics import ClassificationReport
 from .record import describe_device, get_versions, write_atomically
 from .settings import DataArguments, ModelArguments, RunArguments, as_words, find_changed
 from .spaces import OF_THE_MODEL, OF_THE_RUN, Space, choose_space, list_ends, suggest
-from .subwords import add_subwords
+from .subwords import add_subwords, settle_subwords
 from .tracking import print_trackers, refuse_missing_trackers, track
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class SweepTrainer(WaveTrainer):
         self.tokenizer = tokenizer
         self.keeps_best = arguments.load_best_model_at_end
         arguments.save_strategy, arguments.load_best_model_at_end = SaveStrategy.NO, False
+        settle_subwords(arguments, tokenizer, is_new=model_arguments.model is None)
         self.base = replace(arguments)
         super().__init__(
             model_init=self.make_model,
