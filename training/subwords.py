@@ -118,7 +118,7 @@ def is_word_piece(tokenizer: PreTrainedTokenizerBase) -> bool:
     return isinstance(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), WordPiece)
 
 
-def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buckets: int) -> None:
+def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buckets: int | None) -> None:
     """
     Puts a `SubwordEmbedding` in place of a model's table of words, if there are buckets.
 
