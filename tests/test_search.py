@@ -35,6 +35,7 @@ def test_a_run_is_given_the_training_rows_alone(tmp_path: Path, monkeypatch: pyt
     given: list[dict[str, int]] = []
 
     def run(command: list[str], **_: object) -> SimpleNamespace:
+        assert command[command.index("--conv_kernel_size") + 1] == "0"  # off, where a case does not have it
         files = Path(command[command.index("--dataset") + 1]).iterdir()
         given.append({path.name: len(path.read_text().splitlines()) - 1 for path in files})
         return SimpleNamespace(returncode=1, stderr="stopped here")

@@ -52,7 +52,7 @@ OF_THE_RUN: dict[str, type] = {
 }
 SEARCHABLE = OF_THE_MODEL | OF_THE_RUN
 MAY_BE_NONE = ("intermediate_size", "ngram_vocab_size", "ngram_hidden_size")
-MAY_BE_OFF = ("conv_kernel_size", "subword_buckets")  # on by default, so that no value would be another one than 0
+MAY_BE_OFF = ("conv_kernel_size", "subword_buckets")  # 0 is none; without a value they are on
 
 DEFAULT_SPACE: Space = {
     "learning_rate": {"low": 3e-4, "high": 1e-2, "log": True},
