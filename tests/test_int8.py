@@ -29,9 +29,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained model, with positions and a feed-forward block that have parameters."""
+    """A trained model that can be folded, with positions and a feed-forward block that have parameters."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    return finetune_small(data, folder, position_embedding_type="absolute", intermediate_size=24)
+    settings = {"conv_kernel_size": 0, "position_embedding_type": "absolute", "intermediate_size": 24}
+    return finetune_small(data, folder, **settings)
 
 
 @pytest.fixture(scope="module")

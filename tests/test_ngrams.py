@@ -357,6 +357,7 @@ def test_other_words_may_be_added():
 
 def test_given_embeddings_they_are_left_out_and_it_says_so(caplog: pytest.LogCaptureFixture):
     logging.enable_propagation()
+    logging.warning_once.cache_clear()  # another test may have had it
     model = build(WaveModel)
     plain = build(WaveModel, ngram_vocab_size=None)
     plain.load_state_dict(model.state_dict(), strict=False)
