@@ -1,13 +1,15 @@
 """How the settings of our recipes were found: validation accuracy of `wave-network finetune`, case by case.
 
     python benchmarks/search.py ag-news imdb --data ../shared/data --jobs 2
+    python benchmarks/search.py --folds --data ../shared/data --jobs 2
     python benchmarks/search.py --defaults --data ../shared/data --jobs 2
 
-The second command asks the same of what might become a default of `finetune`, on at most 8,000 training rows of each
-data set: what a user has. Each case differs from the base of its data set in what it says. The test rows are not there
-to be read: a run is given a folder with the training rows alone, of which validation is cut as in the recipe. Runs are
-appended to benchmarks/results/search.jsonl, or defaults.jsonl, as they end, and those that are there already are not
-run again, so the command can be stopped and repeated. The tables of docs/reproduction.md are made from these files.
+The second command compares what was left in the end by cross-validation, on every training row. The third asks the same
+of what might become a default of `finetune`, on at most 8,000 training rows, which is what a user has. Each case
+differs from the base of its data set in what it says. The test rows are not there to be read: a run is given a folder
+with the training rows alone, of which validation is cut as in the recipe. Runs are appended to
+benchmarks/results/search.jsonl, folds.jsonl or defaults.jsonl as they end, and those that are there already are not run
+again, so the command can be stopped and repeated. The tables of docs/reproduction.md are made from these files.
 """
 
 import argparse
@@ -162,6 +164,19 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
     ),
 }
 
+# What was too close to be decided by one validation split, in the order in which it was found.
+FOLDS = 5
+FINALISTS: dict[str, list[dict]] = {
+    "trec6": [
+        QUESTIONS | {"ngram_vocab_size": 16000},
+        QUESTIONS | {"ngram_vocab_size": 16000, "wave_operation": "interference", "restore": "magnitude"},
+    ],
+    "ag-news": [
+        {"subword_buckets": 50000, "ema_decay": 0.999},
+        {"subword_buckets": 50000, "ema_decay": 0.999, "restore": "magnitude"},
+    ],
+}
+
 # The defaults that `finetune` has had, and on all data sets what might become one.
 MOST_ROWS = 8000
 DEFAULTS = {
@@ -187,34 +202,45 @@ def settle(*parts: dict) -> dict:
     return {name: value for name, value in ChainMap(*reversed(parts)).items() if value is not None}
 
 
-def list_cases(data: str, of_defaults: bool) -> list[tuple[dict, dict]]:
-    """What differs from the base of a data set, and all settings; first of all the base itself."""
-    base, cases = (DEFAULTS, CANDIDATES) if of_defaults else (BASE | CASES[data][0], CASES[data][1])
-    return [(case, settle(base, case)) for case in [{}, *cases]]
+def list_cases(data: str, kind: str = "search") -> list[tuple[dict, dict]]:
+    """What differs from the base of a data set, and all settings; of "search" and "defaults" first the base itself."""
+    if kind == "defaults":
+        base, cases = DEFAULTS, [{}, *CANDIDATES]
+    else:
+        base, cases = BASE | CASES[data][0], FINALISTS[data] if kind == "folds" else [{}, *CASES[data][1]]
+    return [(case, settle(base, case)) for case in cases]
 
 
 @contextlib.contextmanager
-def leave_out_test_rows(data_set: DataSet, folder: Path, most_rows: int | None = None) -> Iterator[dict]:
-    """The settings of a data set whose folder has the training rows alone, or so many of them, while inside."""
+def leave_out_test_rows(data_set: DataSet, folder: Path, kind: str = "search", fold: int = 0) -> Iterator[dict]:
+    """
+    The settings of a data set whose folder has the training rows alone, while inside. Of "defaults" it has MOST_ROWS of
+    them, of "folds" a fold of them as the validation split.
+    """
     rows = {**data_set.settings, **data_set.in_folder}
     rows.pop("test_split", None)
     with tempfile.TemporaryDirectory() as temporary:
         training_rows = Path(temporary) / data_set.folder
         training_rows.mkdir()
         for path in find_folder(folder, data_set, is_alone=False).glob("train.*"):
-            if most_rows is None:
+            if kind == "search":
                 (training_rows / path.name).symlink_to(path.resolve())
-            else:
-                frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-                frame = frame.sample(min(most_rows, len(frame)), random_state=0).sort_index()
-                frame.to_csv(training_rows / "train.csv", index=False)
+                continue
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False).sample(frac=1, random_state=0)
+            parts = {"train": frame[:MOST_ROWS]}
+            if kind == "folds":
+                validation = frame[fold::FOLDS]
+                parts = {"train": frame.drop(validation.index), "validation": validation}
+            for split, part in parts.items():
+                part.sort_index().to_csv(training_rows / f"{split}.csv", index=False)
         yield {"dataset": str(training_rows), **rows}
 
 
 def run_case(
-    data: str, case: dict, settings: dict, seed: int, folder: Path, threads: int, most_rows: int | None = None
+    data: str, case: dict, settings: dict, seed: int, folder: Path, threads: int, kind: str = "search"
 ) -> dict:
-    with leave_out_test_rows(DATA_SETS[data], folder, most_rows) as rows, tempfile.TemporaryDirectory() as temporary:
+    """One run. Its seed is the number of the fold, where there are folds."""
+    with leave_out_test_rows(DATA_SETS[data], folder, kind, seed) as rows, tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
         command = [sys.executable, "-m", "wave_network.training.cli", "finetune"]
         words = as_words({**rows, "output_dir": str(run), "seed": seed, **OFF, **settings})
@@ -245,28 +271,33 @@ def run_case(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="data", help=f"of {', '.join(CASES)} (default: all)")
-    parser.add_argument(
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
         "--defaults", action="store_true", help="start from the defaults of finetune, not from our recipes"
+    )
+    kinds.add_argument(
+        "--folds", action="store_true", help=f"{FOLDS}-fold cross-validation of what one split cannot decide"
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with the data sets")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each case (default: 1)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, which share the cores (default: 1)")
     arguments = parser.parse_args()
+    kind = "defaults" if arguments.defaults else "folds" if arguments.folds else "search"
+    names = FINALISTS if arguments.folds else CASES
     for name in arguments.names:
-        if name not in CASES:
-            parser.error(f"data must be of {', '.join(CASES)}, got {name!r}")
+        if name not in names:
+            parser.error(f"data must be of {', '.join(names)}, got {name!r}")
 
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    results = RESULTS / ("defaults.jsonl" if arguments.defaults else "search.jsonl")
+    results = RESULTS / f"{kind}.jsonl"
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     done = {(row["data"], json.dumps(row["settings"], sort_keys=True), row["seed"]) for row in rows}
-    most_rows = MOST_ROWS if arguments.defaults else None
     missing = []
-    for data in arguments.names or CASES:
-        for case, settings in list_cases(data, arguments.defaults):
-            for seed in range(arguments.seeds):
+    for data in arguments.names or names:
+        for case, settings in list_cases(data, kind):
+            for seed in range(FOLDS if arguments.folds else arguments.seeds):
                 if (data, json.dumps(settings, sort_keys=True), seed) not in done:
-                    missing.append((data, case, settings, seed, arguments.data, threads, most_rows))
+                    missing.append((data, case, settings, seed, arguments.data, threads, kind))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         runs = [pool.submit(run_case, *task) for task in missing]
         for run in tqdm(as_completed(runs), total=len(runs), desc="Runs", unit=" runs"):

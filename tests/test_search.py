@@ -1,6 +1,8 @@
 """benchmarks/search.py: its cases are settings of `finetune`, and no run of it sees a test row."""
 
+import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +15,12 @@ from wave_network.training.recipes import DATA_SETS
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments, as_words
 
 
-@pytest.mark.parametrize("of_defaults", [False, True])
-@pytest.mark.parametrize("data", search.CASES)
-def test_every_case_is_a_setting_of_finetune_and_each_is_there_once(data: str, of_defaults: bool, tmp_path: Path):
-    cases = search.list_cases(data, of_defaults)
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [*itertools.product(("search", "defaults"), search.CASES), *itertools.product(("folds",), search.FINALISTS)],
+)
+def test_every_case_is_a_setting_of_finetune_and_each_is_there_once(kind: str, data: str, tmp_path: Path):
+    cases = search.list_cases(data, kind)
     assert data in DATA_SETS
     parser = HfArgumentParser([DataArguments, ModelArguments, RunArguments], allow_abbrev=False)
     seen = set()
@@ -31,20 +35,30 @@ def test_a_run_is_given_the_training_rows_alone(tmp_path: Path, monkeypatch: pyt
     folder = tmp_path / "trec6"
     folder.mkdir()
     for split in ("train", "test"):
-        write_csv(folder / f"{split}.csv", make_rows(40, seed=0))
-    given: list[dict[str, int]] = []
+        write_csv(folder / f"{split}.csv", make_rows(42, seed=0))
+    given: list[dict[str, list[str]]] = []
 
     def run(command: list[str], **_: object) -> SimpleNamespace:
         assert command[command.index("--conv_kernel_size") + 1] == "0"  # off, where a case does not have it
         files = Path(command[command.index("--dataset") + 1]).iterdir()
-        given.append({path.name: len(path.read_text().splitlines()) - 1 for path in files})
+        given.append({path.name: path.read_text().splitlines()[1:] for path in files})
         return SimpleNamespace(returncode=1, stderr="stopped here")
 
     monkeypatch.setattr(search.subprocess, "run", run)
-    for most_rows in (None, 7):
+    monkeypatch.setattr(search, "MOST_ROWS", 7)
+    for kind, seed in (("search", 0), ("defaults", 0), *(("folds", fold) for fold in range(search.FOLDS))):
         with pytest.raises(ChildProcessError, match="stopped here"):
-            search.run_case("trec6", {}, {}, 0, tmp_path, 1, most_rows)
-    assert given == [{"train.csv": 40}, {"train.csv": 7}]
+            search.run_case("trec6", {}, {}, seed, tmp_path, 1, kind)
+    assert [{name: len(rows) for name, rows in files.items()} for files in given[:3]] == [
+        {"train.csv": 42}, {"train.csv": 7}, {"train.csv": 33, "validation.csv": 9},
+    ]  # fmt: skip
+    # Each row is in one fold, and learned from in all others.
+    folds = [files["validation.csv"] for files in given[2:]]
+    assert Counter(itertools.chain(*folds)) == Counter(given[0]["train.csv"])
+    assert all(
+        Counter(files["train.csv"]) + Counter(fold) == Counter(given[0]["train.csv"])
+        for files, fold in zip(given[2:], folds, strict=True)
+    )
 
 
 def test_the_table_compares_with_the_newest_base(monkeypatch: pytest.MonkeyPatch):
