@@ -657,6 +657,28 @@ def search_table(data: str) -> str:
     return "\n".join([*lines, "", f"{counts}. Base: `{words}`; {base[0]['device']}."])
 
 
+def folds_table() -> str:
+    """The last epoch over the folds, and how far each case is from the first, with the error of a mean over folds."""
+    lines = ["| data | case | last epoch, % | against the first | folds |", "|---|---|---|---|---|"]
+    for data, title in REPRODUCED.items():
+        cases = defaultdict(dict)
+        for row in read("folds.jsonl"):
+            if row["data"] == data:
+                key = json.dumps(row["settings"], sort_keys=True)
+                cases[key][row["seed"]] = (row, 100 * row["validation_accuracy_by_epoch"][-1])
+        first = next(iter(cases.values()), {})
+        for found in cases.values():
+            distances = [accuracy - first[fold][1] for fold, (_, accuracy) in found.items() if fold in first]
+            distance = f"{mean(distances):+.2f} ± {stdev(distances) / len(distances) ** 0.5:.2f}"
+            settings = next(iter(found.values()))[0]["settings"]
+            shown = show_case(settings, next(iter(first.values()))[0]["settings"]).replace("base", "first")
+            accuracy = mean(accuracy for _, accuracy in found.values())
+            lines.append(
+                f"| {title} | {shown} | {accuracy:.2f} | {'-' if found is first else distance} | {len(found)} |"
+            )
+    return "\n".join(lines) if len(lines) > 2 else f"_{NOT_MEASURED.capitalize()}._"
+
+
 def defaults_table() -> str:
     """Best epoch and NLL of what might become a default of `finetune`, on each data set and in the mean over them."""
     cases = defaultdict(lambda: defaultdict(list))
@@ -760,6 +782,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"reproduced {title}": functools.partial(reproduced_table, data) for data, title in REPRODUCED.items()},
     "features": features_table,
     **{f"search {title}": functools.partial(search_table, data) for data, title in REPRODUCED.items()},
+    "folds": folds_table,
     "defaults": defaults_table,
     **{f"study {folder.name}": functools.partial(study_table, folder) for folder in (RESULTS / "analysis").glob("*")},
 }
