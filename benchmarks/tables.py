@@ -8,6 +8,7 @@ import argparse
 import functools
 import itertools
 import json
+import math
 import re
 import sys
 from collections import defaultdict
@@ -514,6 +515,20 @@ def read_reproduced() -> dict[str, dict]:
     return {row["recipe"]: row for row in read("reproduction.jsonl")}
 
 
+def mark_former(row: dict) -> str:
+    """What is added to the name of a recipe that was measured with other settings than it has now."""
+    from wave_network.training.recipes import RECIPES
+
+    recipe = RECIPES.get(row["recipe"])
+    parts = ("model", "training", "rows")
+    is_current = recipe is not None and all(
+        # The tokenizer may have been a file.
+        dict(getattr(recipe, part)) | {"tokenizer": None} == row["settings"][part] | {"tokenizer": None}
+        for part in parts
+    )
+    return "" if is_current else " (former settings)"
+
+
 def claims_table() -> str:
     """Every recipe that is compared with a number, in the order of the result file."""
     rows = [row for row in read_reproduced().values() if row["claim"] is not None]
@@ -524,7 +539,7 @@ def claims_table() -> str:
     for row in rows:
         claim, verdict = row["claim"], row["verdict"]
         shown = f"{'≥ ' if claim['at_least'] else ''}{100 * claim['accuracy']:.2f}"
-        cells = [shown, claim["source"], f"`{row['command']}`", *show_accuracy(row)]
+        cells = [shown, claim["source"], f"`{row['command']}`{mark_former(row)}", *show_accuracy(row)]
         cells.append(f"± {100 * sampling_error(row):.2f}")
         cells += ["yes" if verdict["held"] else "**no**", row["device"], row["date"]]
         lines.append(f"| {' | '.join(cells)} |")
@@ -541,7 +556,8 @@ def recipes_table() -> str:
     for (data, title), size in itertools.product(REPRODUCED.items(), ("small", "medium")):
         ours, svm = (measured.get(f"{data}-{kind}") for kind in (size, "svm"))
         if ours is not None:
-            cells = [title, size, show_accuracy(ours)[0], str(ours["runs"]), f"{ours['parameters']:,}"]
+            cells = [title, size + mark_former(ours), show_accuracy(ours)[0], str(ours["runs"])]
+            cells.append(f"{ours['parameters']:,}")
             cells += [show_accuracy(svm)[0] if svm else "-", f"≥ {100 * ours['claim']['accuracy']:.2f}"]
             lines.append(f"| {' | '.join([*cells, 'yes' if ours['verdict']['held'] else '**no**'])} |")
     return "\n".join(lines) if len(lines) > 2 else f"_{NOT_MEASURED.capitalize()}._"
@@ -590,7 +606,8 @@ def reproduced_table(data: str) -> str:
     ]
     for row in sorted(found, key=lambda row: -row["accuracy"]["mean"]):
         core, memory, seconds = row["core_parameters"], row["peak_memory_mib"], row["seconds"]
-        cells = [f"`{row['recipe']}`", row["about"], *show_accuracy(row), show_distance(ours, row), str(row["runs"])]
+        cells = [f"`{row['recipe']}`{mark_former(row)}", row["about"], *show_accuracy(row), show_distance(ours, row)]
+        cells.append(str(row["runs"]))
         cells.append(f"{row['parameters']:,}" + (f" ({core:,})" if core is not None else ""))
         cells.append(show_calibration(row["calibration"]))
         cells += [f"{value:,.0f}" if value is not None else "-" for value in (seconds, memory)]
@@ -665,17 +682,15 @@ def folds_table() -> str:
         for row in read("folds.jsonl"):
             if row["data"] == data:
                 key = json.dumps(row["settings"], sort_keys=True)
-                cases[key][row["seed"]] = (row, 100 * row["validation_accuracy_by_epoch"][-1])
+                cases[key][row["seed"]] = 100 * row["validation_accuracy_by_epoch"][-1]
+        settings = [json.loads(key) for key in cases]
         first = next(iter(cases.values()), {})
-        for found in cases.values():
-            distances = [accuracy - first[fold][1] for fold, (_, accuracy) in found.items() if fold in first]
-            distance = f"{mean(distances):+.2f} ± {stdev(distances) / len(distances) ** 0.5:.2f}"
-            settings = next(iter(found.values()))[0]["settings"]
-            shown = show_case(settings, next(iter(first.values()))[0]["settings"]).replace("base", "first")
-            accuracy = mean(accuracy for _, accuracy in found.values())
-            lines.append(
-                f"| {title} | {shown} | {accuracy:.2f} | {'-' if found is first else distance} | {len(found)} |"
-            )
+        for place, found in enumerate(cases.values()):
+            distances = [accuracy - first[fold] for fold, accuracy in found.items()]
+            error = stdev(distances) / len(distances) ** 0.5 if len(distances) > 1 else math.nan
+            distance = f"{mean(distances):+.2f} ± {error:.2f}" if place else "-"
+            shown = show_case(settings[place], settings[0] if place else settings[-1])
+            lines.append(f"| {title} | {shown} | {mean(found.values()):.2f} | {distance} | {len(found)} |")
     return "\n".join(lines) if len(lines) > 2 else f"_{NOT_MEASURED.capitalize()}._"
 
 
