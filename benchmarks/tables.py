@@ -519,12 +519,12 @@ def mark_former(row: dict) -> str:
     """What is added to the name of a recipe that was measured with other settings than it has now."""
     from wave_network.training.recipes import RECIPES
 
-    recipe = RECIPES.get(row["recipe"])
-    parts = ("model", "training", "rows")
-    is_current = recipe is not None and all(
-        # The tokenizer may have been a file.
-        dict(getattr(recipe, part)) | {"tokenizer": None} == row["settings"][part] | {"tokenizer": None}
-        for part in parts
+    recipe, measured = RECIPES.get(row["recipe"]), row["settings"]
+    is_current = recipe is not None and (
+        # The tokenizer may have been a file, and the rows have settings of the data set as well.
+        dict(recipe.model) | {"tokenizer": None} == measured["model"] | {"tokenizer": None}
+        and recipe.training == measured["training"]
+        and recipe.rows.items() <= measured["rows"].items()
     )
     return "" if is_current else " (former settings)"
 
@@ -572,11 +572,18 @@ def readings_table() -> str:
     ]
     for row in read("readings.jsonl"):
         now = kept.get(row["recipe"], kept[f"{row['data']}-small"])
-        was, settings = ({**each["settings"]["model"], **each["settings"]["training"]} for each in (row, now))
-        cells = [f"`{row['recipe']}`", show_case(was, settings), f"{row['rows']['validation']:,}"]
+        was, settings = (list_settings(each) for each in (row, now))
+        shown = show_case(was, settings).replace("base", "these rows alone")
+        cells = [f"`{row['recipe']}`", shown, f"{row['rows']['validation']:,}"]
         cells += [show_accuracy(row)[0], str(row["runs"]), show_accuracy(now)[0], ", ".join(row["commits"])]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else f"_{NOT_MEASURED.capitalize()}._"
+
+
+def list_settings(row: dict) -> dict:
+    """Those of model and training; which epoch is kept goes with the validation rows."""
+    settings = {**row["settings"]["model"], **row["settings"]["training"]}
+    return {name: value for name, value in settings.items() if value is not None and name != "load_best_model_at_end"}
 
 
 def sampling_error(row: dict) -> float:
