@@ -279,7 +279,7 @@ def main() -> None:
         "--folds", action="store_true", help=f"{FOLDS}-fold cross-validation of what one split cannot decide"
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with the data sets")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds of each case (default: 1)")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of each case (default: 1); folds have one each")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, which share the cores (default: 1)")
     arguments = parser.parse_args()
     kind = "defaults" if arguments.defaults else "folds" if arguments.folds else "search"

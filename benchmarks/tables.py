@@ -567,14 +567,15 @@ def readings_table() -> str:
     """Recipes that were measured on the test rows and are not kept, beside the one that is."""
     kept = read_reproduced()
     lines = [
-        "| recipe | instead of what is kept | validation rows | test, % | runs | kept: test, % | commit |",
-        "|---|---|---|---|---|---|---|",
+        "| recipe | instead of what is kept | validation, % | of rows | test, % | runs | kept: test, % | commit |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in read("readings.jsonl"):
         now = kept.get(row["recipe"], kept[f"{row['data']}-small"])
         was, settings = (list_settings(each) for each in (row, now))
         shown = show_case(was, settings).replace("base", "these rows alone")
-        cells = [f"`{row['recipe']}`", shown, f"{row['rows']['validation']:,}"]
+        cells = [f"`{row['recipe']}`", shown, f"{100 * row['validation_accuracy']['mean']:.2f}"]
+        cells.append(f"{row['rows']['validation']:,}")
         cells += [show_accuracy(row)[0], str(row["runs"]), show_accuracy(now)[0], ", ".join(row["commits"])]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else f"_{NOT_MEASURED.capitalize()}._"

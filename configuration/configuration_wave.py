@@ -77,9 +77,10 @@ class WaveConfig(PreTrainedConfig):
         root of the text's length. `"rms"`: their root mean square, which does not.
     restore (`str`, *optional*, defaults to `"linear"`):
         How the complex token returns to a real one. `"linear"` reads both parts, `Linear(concat(re, im))`. Two other
-        ways exist because other implementations use them, and both lose something: `"magnitude"`, `|Z|`, loses all
-        phase under modulation, where `|Z Z'| = G G'` is the same for every token of the text; `"real"`, `Re(Z)`,
-        loses all context under interference, where it is `w + w'`.
+        ways have no parameters, and are those of other implementations: `"magnitude"`, `|Z|`, which goes with
+        interference and loses all phase under modulation, where `|Z Z'| = G G'` is the same for every token of the
+        text; `"real"`, `Re(Z)`, which goes with modulation and loses all context under interference, where it is
+        `w + w'`.
     intermediate_size (`int`, *optional*):
         Width of a feed-forward block after the wave layer. `None`: no such block, as in the paper.
     conv_kernel_size (`int`, *optional*):

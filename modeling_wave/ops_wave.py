@@ -102,7 +102,7 @@ def amplitude(z: Wave) -> torch.Tensor:
     """
     The amplitude `|Z| = sqrt(re^2 + im^2)`, shape (B, L, D), without its phase. Gradient 0 at 0.
 
-    The larger part is taken out of the root, so that no square overflows or vanishes: exact for all finite parts.
+    The larger part is taken out of the root, so that no square overflows or vanishes, whatever the size of the parts.
     """
     re_BLD, im_BLD = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in z)
     # A constant for the gradient: the amplitude is the same whatever is taken out.

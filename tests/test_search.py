@@ -11,7 +11,7 @@ from small_runs import make_rows, write_csv
 from transformers import HfArgumentParser
 
 from wave_network.benchmarks import search, tables
-from wave_network.training.recipes import DATA_SETS
+from wave_network.training.recipes import DATA_SETS, RECIPES
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments, as_words
 
 
@@ -78,3 +78,51 @@ def test_the_table_compares_with_the_newest_base(monkeypatch: pytest.MonkeyPatch
     assert lines[2].startswith("| base | 80.00 | - | 80.00 | 0.300 | 2 | 1,234 | 1 |")
     assert lines[3].startswith("| `magnitude` rms | 85.00 | +5.00 | 81.00 |")
     assert lines[4].startswith("| `hidden_size` 8, `ngram_vocab_size` 5 | 70.00 | -10.00 | 60.00 |")
+
+
+def test_a_recipe_that_has_other_settings_now_is_marked():
+    recipe = RECIPES["trec6-small"]
+    settings = {"model": dict(recipe.model), "training": dict(recipe.training), "rows": {"text_columns": ["text"]}}
+    settings["rows"] |= recipe.rows
+    assert tables.mark_former({"recipe": recipe.name, "settings": settings}) == ""
+    for part, name in (("model", "hidden_size"), ("training", "num_train_epochs"), ("rows", "validation_fraction")):
+        other = settings | {part: settings[part] | {name: 0.5}}
+        assert tables.mark_former({"recipe": recipe.name, "settings": other}) == " (former settings)"
+    assert tables.mark_former({"recipe": "trec6-gone", "settings": settings}) == " (former settings)"
+
+
+def test_folds_are_compared_pair_by_pair(monkeypatch: pytest.MonkeyPatch):
+    """The second case is ahead by 0.02 and 0.04: by 3 points, with a standard error of 1."""
+    by_fold = {"l2": [0.70, 0.80], "rms": [0.72, 0.84]}
+    rows = [
+        {
+            "data": "trec6",
+            "settings": {"magnitude": name},
+            "seed": fold,
+            "validation_accuracy_by_epoch": [0.9, accuracy],
+        }
+        for name, accuracies in by_fold.items()
+        for fold, accuracy in enumerate(accuracies)
+    ]
+    monkeypatch.setattr(tables, "read", lambda name: rows if name == "folds.jsonl" else [])
+    assert tables.folds_table().splitlines()[2:] == [
+        "| TREC-6 | `magnitude` l2 | 75.00 | - | 2 |",
+        "| TREC-6 | `magnitude` rms | 78.00 | +3.00 ± 1.00 | 2 |",
+    ]
+
+
+def test_the_table_of_defaults_has_the_data_on_which_all_cases_were_tried(monkeypatch: pytest.MonkeyPatch):
+    def line(data: str, case: dict, accuracy: float) -> dict:
+        return {
+            "data": data, "case": case, "settings": {"hidden_size": 8} | case, "rows": {"train": 1000},
+            "validation_accuracy_by_epoch": [accuracy, 0.1], "validation_nll": 0.5,
+        }  # fmt: skip
+
+    wide = {"conv_kernel_size": 3}
+    rows = [line("imdb", {}, 0.7), line("imdb", wide, 0.75), line("trec6", {}, 0.8), line("trec6", wide, 0.81)]
+    rows.append(line("sst2", {}, 0.6))
+    monkeypatch.setattr(tables, "read", lambda name: rows if name == "defaults.jsonl" else [])
+    lines = tables.defaults_table().splitlines()
+    assert lines[0] == "| beside the former defaults | IMDB | TREC-6 | mean | mean NLL | seeds |"
+    assert lines[2] == "| nothing | 70.00 | 80.00 | 75.00 | 0.500 | 1 |"
+    assert lines[3] == "| `conv_kernel_size` 3 | 75.00 | 81.00 | 78.00 | 0.500 | 1 |"
