@@ -36,6 +36,8 @@ WAVE_CORE = WIDTH * 2 * WIDTH + 2 * WIDTH + 2 * WIDTH * WIDTH + WIDTH + 2 * WIDT
 # Queries, keys, values, output; up and down by four; two normalisations; the pooler of BERT and FNet; the classifier.
 FEED_FORWARD = WIDTH * 4 * WIDTH + 4 * WIDTH + 4 * WIDTH * WIDTH + WIDTH
 STOCK_HEAD = WIDTH * WIDTH + WIDTH + LABELS * (WIDTH + 1)
+# 100 maps for each width with their biases, and the classifier.
+CNN_CORE = 300 * 4 * WIDTH + 300 + LABELS * 301
 
 
 def make(kind: str, **config: Any) -> PreTrainedModel:
@@ -86,6 +88,7 @@ def test_each_learns_through_finetune(kind: str, tmp_path: Path):
             4 * (WIDTH * WIDTH + WIDTH) + FEED_FORWARD + 3 * 2 * WIDTH + STOCK_HEAD,
             VOCABULARY + LENGTH + 2,
         ),
+        ("cnn", CNN_CORE, VOCABULARY + NGRAMS),
         ("fnet", FEED_FORWARD + 3 * 2 * WIDTH + WIDTH * WIDTH + WIDTH + STOCK_HEAD, VOCABULARY + LENGTH + 4),
     ],
 )
@@ -137,13 +140,25 @@ def test_fields_of_the_config_alone_are_taken():
     assert config.id2label[2] == "class 2"
 
 
-def test_a_mean_of_embeddings_sees_no_padding():
-    model = make("fasttext")
-    texts = TOKENIZER(["1 2 3 4 5 6", "7 8"], padding=True, return_tensors="pt")
-    alone = TOKENIZER(["7 8"], return_tensors="pt")
+@pytest.mark.parametrize("kind", ["fasttext", "cnn"])
+@pytest.mark.parametrize("text", ["7 8", "7"])
+def test_padding_changes_nothing(kind: str, text: str):
+    model = make(kind)
+    texts = TOKENIZER(["1 2 3 4 5 6 7 8 9 10", text], padding=True, return_tensors="pt")
+    alone = TOKENIZER([text], return_tensors="pt")
     with torch.no_grad():
         padded, plain = (model(batch["input_ids"], batch["attention_mask"]).logits for batch in (texts, alone))
     torch.testing.assert_close(padded[1:], plain)
+
+
+def test_the_convolutions_see_the_order_and_not_how_often():
+    """The largest value of a map is the same if what it answers to is repeated; where a mean is taken it is not."""
+    texts = TOKENIZER(["1 2 3", "3 2 1", " 7" * 8, " 7" * 12], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits, means = (make(kind)(texts["input_ids"], texts["attention_mask"]).logits for kind in ("cnn", "fasttext"))
+    assert not torch.allclose(logits[0], logits[1], atol=1e-5)
+    torch.testing.assert_close(logits[2], logits[3])
+    assert not torch.allclose(means[2], means[3], atol=1e-5)
 
 
 @pytest.mark.parametrize("names", [("sport", "money"), ("sport", "money", "space")])

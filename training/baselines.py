@@ -27,6 +27,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..configuration import WaveConfig
@@ -101,12 +102,55 @@ class MeanOfEmbeddings(WavePreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
+class ConvolutionalNetwork(WavePreTrainedModel):
+    """
+    Convolutions over 3, 4 and 5 tokens, 100 maps each, and the largest value of each map over the text, with dropout
+    before the classifier alone: the model of Kim (arXiv 1408.5882).
+    """
+
+    accepts_loss_kwargs = False
+    _input_embed_layer = "word_embeddings"
+    maps = 100
+
+    def __init__(self, config: WaveConfig):
+        super().__init__(config)
+        self.embeddings = WaveEmbeddings(config)
+        self.embeddings.dropout = WaveDropout(0.0)
+        # As many zeros around each text as there are in a window: one of zeros alone has the value of its bias, in a
+        # text without padding too.
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(config.hidden_size, self.maps, width, padding=width) for width in (3, 4, 5)
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(3 * self.maps, cast(int, config.num_labels))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, nn.Embedding):  # as wide apart as his; at 0.02 they hardly move
+            init.uniform_(module.weight, -0.25, 0.25)
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None) -> SequenceClassifierOutput:
+        tokens = WaveTokens.check(input_ids, attention_mask)
+        embeddings_BLD = self.embeddings(tokens)[0]
+        if tokens.mask_BL is not None:
+            embeddings_BLD = embeddings_BLD.masked_fill(~tokens.mask_BL[..., None], 0)
+        maps = [convolution(embeddings_BLD.transpose(1, 2)).relu().amax(dim=-1) for convolution in self.convolutions]
+        logits = self.classifier(self.dropout(torch.cat(maps, dim=-1)))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
 def make_wave(config: WaveConfig) -> PreTrainedModel:
     return WaveForSequenceClassification(config)
 
 
 def make_fasttext(config: WaveConfig) -> PreTrainedModel:
     return MeanOfEmbeddings(WaveConfig.from_dict(config.to_dict() | {"position_embedding_type": "none"}))
+
+
+def make_cnn(config: WaveConfig) -> PreTrainedModel:
+    return ConvolutionalNetwork(WaveConfig.from_dict(config.to_dict() | {"position_embedding_type": "none"}))
 
 
 def replace_mixing(mixing: type[WaveMixing]) -> Callable[[WaveConfig], PreTrainedModel]:
@@ -141,6 +185,7 @@ KINDS: dict[str, tuple[type[PreTrainedConfig], Callable[[Any], PreTrainedModel]]
     "bag": (WaveConfig, replace_mixing(Bag)),
     "transformer": (BertConfig, make_transformer),
     "fnet": (FNetConfig, make_fnet),
+    "cnn": (WaveConfig, make_cnn),
 }
 
 

@@ -201,11 +201,46 @@ ABLATIONS: dict[str, tuple[str, Settings, str]] = {
 # Other models, with the same tokenizer and no table of n-grams, as wide as the parameters of a small model allow.
 # Their best epoch is kept. The rest of STOCK is what a Wave Network alone can do.
 STOCK = {"load_best_model_at_end": True, "calibrate": False, "packing": False, "sparse_embeddings": False}
-WARM = STOCK | {"learning_rate": 5e-4, "warmup_steps": 0.1}
-RIVALS: dict[str, tuple[Settings, str]] = {
-    "transformer": ({"num_attention_heads": 4}, "a single Transformer layer, stock BERT with random weights"),
-    "fnet": ({}, "a single FNet layer, stock, with random weights"),
-}
+WARM = {"learning_rate": 5e-4, "warmup_steps": 0.1}
+
+
+@dataclass(frozen=True)
+class Rival:
+    """
+    Another model, and how its parameters grow with its width D: those of the words, `D * per_width` with what else a
+    width costs D parameters at most, and `D^2 * per_square`.
+    """
+
+    about: str
+    per_width: int
+    per_square: int
+    model: Settings = field(default_factory=dict)
+    training: Settings = field(default_factory=dict)
+
+    def fit_width(self, vocab_size: int, max_length: int = 512) -> int:
+        """The largest multiple of 8 with no more than MOST_PARAMETERS."""
+        rows = vocab_size + self.per_width + (max_length if self.per_square else 0)
+        width = 8
+        while rows * (width + 8) + self.per_square * (width + 8) ** 2 <= MOST_PARAMETERS:
+            width += 8
+        return width
+
+
+RIVALS = {
+    # A layer has 12 D^2 and the pooler D^2; two segments, biases, norms and the classifier.
+    "transformer": Rival(
+        "a single Transformer layer, stock BERT with random weights", 32, 13,
+        {"num_attention_heads": 4, "hidden_dropout_prob": 0.3}, WARM,
+    ),
+    "fnet": Rival(
+        "a single FNet layer, stock, with random weights", 32, 13, {"hidden_dropout_prob": 0.3}, WARM,
+    ),
+    # 100 maps for each of 3 + 4 + 5 neighbours; biases and the classifier.
+    "cnn": Rival(
+        "convolutions over 3, 4 and 5 tokens and their maximum, with random embeddings, as CNN-rand of Kim (2014)",
+        1300, 0, {"conv_kernel_size": 0, "hidden_dropout_prob": 0.5},
+    ),
+}  # fmt: skip
 MOST_PARAMETERS = 2_400_000
 TRANSFORMER_CLAIMS = {"ag-news": Claim(0.7168, "paper, Table 1, with BERT's embeddings")}
 
@@ -251,22 +286,12 @@ def make_baselines(data: str, small: Settings, training: Settings) -> list[Recip
                 Recipe(f"{data}-{name}", data, f"our small model, {about}", kind, small | changes, training, rows)
             )
     shared = {name: small[name] for name in ("vocab_size", "max_length") if name in small}
-    wide = shared | {"hidden_size": fit_width(**shared), "hidden_dropout_prob": 0.3}
-    for name, (model, about) in RIVALS.items():
+    for name, rival in RIVALS.items():
+        model = shared | {"hidden_size": rival.fit_width(**shared)} | rival.model
         claim = TRANSFORMER_CLAIMS.get(data) if name == "transformer" else None
-        recipes.append(Recipe(f"{data}-{name}", data, about, name, wide | model, training | WARM, rows, claim))
+        training_of_it = training | STOCK | rival.training
+        recipes.append(Recipe(f"{data}-{name}", data, rival.about, name, model, training_of_it, rows, claim))
     return recipes
-
-
-def fit_width(vocab_size: int, max_length: int = 512) -> int:
-    """
-    The largest multiple of 8 with which a Transformer layer, 12 D^2 and the pooler's D^2, and its tables of words,
-    positions and two segments have no more than MOST_PARAMETERS; 30 D are left for biases, norms and the classifier.
-    """
-    width = 8
-    while (vocab_size + max_length + 2 + 30) * (width + 8) + 13 * (width + 8) ** 2 <= MOST_PARAMETERS:
-        width += 8
-    return width
 
 
 RECIPES = make_recipes()
