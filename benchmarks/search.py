@@ -146,6 +146,7 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             {"subword_buckets": 50000, "ema_decay": 0.9995},
             {"subword_buckets": 50000, "ema_decay": 0.999, **MANY_PAIRS},
             {"subword_buckets": 50000, "ema_decay": 0.999, "restore": "magnitude"},
+            {"subword_buckets": 50000, "ema_decay": 0.999, "restore": "magnitude", "hidden_size": 240},
         ],
     ),
     "imdb": (
