@@ -68,6 +68,36 @@ class Recipe:
     claim: Claim | None = None
 
 
+@dataclass(frozen=True)
+class Rival:
+    """
+    A model of others, which is made as wide as MOST_PARAMETERS allow.
+
+    Attributes:
+        about: What it is, in a line.
+        matrices: How many of D x D it has.
+        vectors: How many of D it has at most beside the words and the positions.
+        has_positions: Whether it has a vector for each position.
+        model: As in Recipe.
+        training: As in Recipe, beyond what it shares with the small model.
+    """
+
+    about: str
+    matrices: int = 0
+    vectors: int = 0
+    has_positions: bool = False
+    model: Settings = field(default_factory=dict)
+    training: Settings = field(default_factory=dict)
+
+    def fit_width(self, vocab_size: int, max_length: int = 512) -> int:
+        """The largest multiple of 8 with no more than MOST_PARAMETERS."""
+        vectors = vocab_size + self.vectors + max_length * self.has_positions
+        width = 8
+        while vectors * (width + 8) + self.matrices * (width + 8) ** 2 <= MOST_PARAMETERS:
+            width += 8
+        return width
+
+
 DATA_SETS = {
     "ag-news": DataSet("AG News", "fancyzhx/ag_news", "ag_news"),
     "dbpedia14": DataSet(
@@ -202,46 +232,24 @@ ABLATIONS: dict[str, tuple[str, Settings, str]] = {
 # Their best epoch is kept. The rest of STOCK is what a Wave Network alone can do.
 STOCK = {"load_best_model_at_end": True, "calibrate": False, "packing": False, "sparse_embeddings": False}
 WARM = {"learning_rate": 5e-4, "warmup_steps": 0.1}
-
-
-@dataclass(frozen=True)
-class Rival:
-    """
-    Another model, and how its parameters grow with its width D: those of the words, `D * per_width` with what else a
-    width costs D parameters at most, and `D^2 * per_square`.
-    """
-
-    about: str
-    per_width: int
-    per_square: int
-    model: Settings = field(default_factory=dict)
-    training: Settings = field(default_factory=dict)
-
-    def fit_width(self, vocab_size: int, max_length: int = 512) -> int:
-        """The largest multiple of 8 with no more than MOST_PARAMETERS."""
-        rows = vocab_size + self.per_width + (max_length if self.per_square else 0)
-        width = 8
-        while rows * (width + 8) + self.per_square * (width + 8) ** 2 <= MOST_PARAMETERS:
-            width += 8
-        return width
-
-
+MOST_PARAMETERS = 2_400_000
 RIVALS = {
-    # A layer has 12 D^2 and the pooler D^2; two segments, biases, norms and the classifier.
+    # 12 matrices of a layer and the pooler's; two segments, biases, norms, the classifier.
     "transformer": Rival(
-        "a single Transformer layer, stock BERT with random weights", 32, 13,
-        {"num_attention_heads": 4, "hidden_dropout_prob": 0.3}, WARM,
+        "a single Transformer layer, stock BERT with random weights",
+        matrices=13, vectors=32, has_positions=True,
+        model={"num_attention_heads": 4, "hidden_dropout_prob": 0.3}, training=WARM,
     ),
     "fnet": Rival(
-        "a single FNet layer, stock, with random weights", 32, 13, {"hidden_dropout_prob": 0.3}, WARM,
+        "a single FNet layer, stock, with random weights",
+        matrices=13, vectors=32, has_positions=True, model={"hidden_dropout_prob": 0.3}, training=WARM,
     ),
-    # 100 maps for each of 3 + 4 + 5 neighbours; biases and the classifier.
+    # 100 maps of 3, 4 and 5 tokens; biases, the classifier.
     "cnn": Rival(
         "convolutions over 3, 4 and 5 tokens and their maximum, with random embeddings, as CNN-rand of Kim (2014)",
-        1300, 0, {"conv_kernel_size": 0, "hidden_dropout_prob": 0.5},
+        vectors=1300, model={"conv_kernel_size": 0, "hidden_dropout_prob": 0.5},
     ),
 }  # fmt: skip
-MOST_PARAMETERS = 2_400_000
 TRANSFORMER_CLAIMS = {"ag-news": Claim(0.7168, "paper, Table 1, with BERT's embeddings")}
 
 
@@ -289,8 +297,8 @@ def make_baselines(data: str, small: Settings, training: Settings) -> list[Recip
     for name, rival in RIVALS.items():
         model = shared | {"hidden_size": rival.fit_width(**shared)} | rival.model
         claim = TRANSFORMER_CLAIMS.get(data) if name == "transformer" else None
-        training_of_it = training | STOCK | rival.training
-        recipes.append(Recipe(f"{data}-{name}", data, rival.about, name, model, training_of_it, rows, claim))
+        settings = training | STOCK | rival.training
+        recipes.append(Recipe(f"{data}-{name}", data, rival.about, name, model, settings, rows, claim))
     return recipes
 
 
