@@ -14,6 +14,8 @@ from wave_network import WaveConfig
 from wave_network.training.baselines import KINDS, ModelMaker, train_svm
 from wave_network.training.data import load_text_data
 from wave_network.training.finetune import finetune
+from wave_network.training.recipes import RECIPES, RIVALS
+from wave_network.training.reproduce import list_others
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
 
 VOCABULARY, WIDTH, NGRAMS, LABELS, LENGTH = 50, 16, 64, 3, 32
@@ -96,6 +98,32 @@ def test_the_parameters_are_counted(kind: str, core: int, tables: int):
     model = make(kind)
     assert model.num_parameters() == core + tables * WIDTH
     assert model.num_parameters(exclude_embeddings=True) == core
+
+
+def count_parameters(name: str, **changes: Any) -> int:
+    """Of the model of a recipe, with 20 classes, which is the most, and all words that its vocabulary may have."""
+    recipe = RECIPES[name]
+    model = dict(recipe.model) | changes
+    others = list_others({"model": model})
+    words = {str(index): index for index in range(model["vocab_size"] - 5)}
+    tokenizer = BertTokenizer(
+        vocab={token: index for index, token in enumerate([*BertTokenizer().get_vocab(), *words])},
+        model_max_length=model.get("max_length", 512),
+    )
+    known = {key: value for key, value in model.items() if key not in others}
+    names = [f"class {index}" for index in range(20)]
+    with torch.device("meta"):
+        return ModelMaker(recipe.kind, others)(ModelArguments(**known), tokenizer, names).num_parameters()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, recipe in RECIPES.items() if recipe.kind != "svm" and "-paper-" not in name]
+)
+def test_no_model_is_larger_than_its_size_says(name: str):
+    most = 12_000_000 if name.endswith("-medium") else 2_400_000
+    assert count_parameters(name) <= most
+    if RECIPES[name].kind in RIVALS:  # as wide as it can be
+        assert count_parameters(name, hidden_size=RECIPES[name].model["hidden_size"] + 8) > most
 
 
 def run_mixing(kind: str, hidden_states: torch.Tensor, **config: Any) -> torch.Tensor:

@@ -105,7 +105,7 @@ class MeanOfEmbeddings(WavePreTrainedModel):
 class ConvolutionalNetwork(WavePreTrainedModel):
     """
     Convolutions over 3, 4 and 5 tokens, 100 maps each, and the largest value of each map over the text, with dropout
-    before the classifier alone: the model of Kim (arXiv 1408.5882).
+    before the classifier alone: the model of Kim (arXiv 1408.5882), without its bound on the classifier's norm.
     """
 
     accepts_loss_kwargs = False
@@ -127,8 +127,10 @@ class ConvolutionalNetwork(WavePreTrainedModel):
 
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        if isinstance(module, nn.Embedding):  # as wide apart as his; at 0.02 they hardly move
+        if isinstance(module, nn.Embedding):  # drawn as his are
             init.uniform_(module.weight, -0.25, 0.25)
+            if module.padding_idx is not None:
+                init.zeros_(module.weight[module.padding_idx])
 
     def forward(self, input_ids=None, attention_mask=None, labels=None) -> SequenceClassifierOutput:
         tokens = WaveTokens.check(input_ids, attention_mask)

@@ -71,7 +71,7 @@ class Recipe:
 @dataclass(frozen=True)
 class Rival:
     """
-    A model of others, which is made as wide as MOST_PARAMETERS allow.
+    A model of others, which is made as wide as MOST_PARAMETERS allows.
 
     Attributes:
         about: What it is, in a line.
@@ -234,15 +234,16 @@ STOCK = {"load_best_model_at_end": True, "calibrate": False, "packing": False, "
 WARM = {"learning_rate": 5e-4, "warmup_steps": 0.1}
 MOST_PARAMETERS = 2_400_000
 RIVALS = {
-    # 12 matrices of a layer and the pooler's; two segments, biases, norms, the classifier.
+    # Queries, keys, values, output, up and down by four, the pooler's; biases, norms, segments, the classifier.
     "transformer": Rival(
         "a single Transformer layer, stock BERT with random weights",
-        matrices=13, vectors=32, has_positions=True,
+        matrices=13, vectors=40, has_positions=True,
         model={"num_attention_heads": 4, "hidden_dropout_prob": 0.3}, training=WARM,
     ),
+    # Up and down by four, the embeddings' projection, the pooler's; the rest as above.
     "fnet": Rival(
         "a single FNet layer, stock, with random weights",
-        matrices=13, vectors=32, has_positions=True, model={"hidden_dropout_prob": 0.3}, training=WARM,
+        matrices=10, vectors=40, has_positions=True, model={"hidden_dropout_prob": 0.3}, training=WARM,
     ),
     # 100 maps of 3, 4 and 5 tokens; biases, the classifier.
     "cnn": Rival(
