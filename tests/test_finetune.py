@@ -487,6 +487,17 @@ def test_bf16_autocast_trains_float32_weights(short: Path, data: Path, tmp_path:
     assert read_metrics(run)["settings"]["bf16"] is True
 
 
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_a_processor_without_bf16_is_told_apart(
+    has_bf16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bf16)
+    for bf16 in (True, False):
+        finetune.warn_of_slow_bf16(finetune.RunArguments(str(tmp_path), bf16=bf16, use_cpu=True))
+        assert ("no bf16 of its own" in capsys.readouterr().err) == (bf16 and not has_bf16)
+
+
 # Trackers
 
 TRACKED = """

@@ -122,15 +122,6 @@ def test_an_interrupted_seed_goes_on_from_its_checkpoint(data: Path, tmp_path: P
     assert "- tiny, seed 1: not run" in (tmp_path / "README.md").read_text()
 
 
-def test_a_recipe_in_bf16_runs_where_there_is_no_gpu(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    training = {name: value for name, value in TINY.training.items() if name != "use_cpu"}
-    run = prepare(data, tmp_path, replace(TINY, training=training | {"bf16": True}))
-    module.run_seed(run)
-    assert run.is_finished
-    assert "--bf16 True" in read(run.output / "metrics.json")["command"]
-
-
 def test_a_process_that_dies_without_a_word_is_reported(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):

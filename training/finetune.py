@@ -267,6 +267,7 @@ def finetune(
             tokenizer.save_pretrained(folder)
             print_summary(model, counts, data, folder)
             print_trackers(arguments, folder)
+            warn_of_slow_bf16(arguments)
         train(trainer, checkpoint)
         fold_subwords(model)
 
@@ -300,6 +301,17 @@ def finetune(
         )
     arguments.distributed_state.wait_for_everyone()
     return folder
+
+
+def warn_of_slow_bf16(arguments: RunArguments) -> None:
+    """Where a processor has to make up for bf16, each product takes many times as long: better said than waited for."""
+    is_known = arguments.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if arguments.bf16 and is_known and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        print(
+            "`bf16` (True): this processor has no bf16 of its own, so products in it take many times as long as in "
+            "float32. Leave it out, unless it is meant as a test.",
+            file=sys.stderr,
+        )
 
 
 def train(trainer: WaveTrainer, checkpoint: Path | None) -> None:

@@ -292,8 +292,6 @@ def train_seed(experiment: Mapping[str, Any], run: Run) -> None:
     others = list_others(experiment)
     model = {name: value for name, value in experiment["model"].items() if name not in others}
     settings = {"disable_tqdm": not sys.stderr.isatty(), "seed": run.seed, "resume": True}
-    if experiment["training"].get("bf16") and not torch.cuda.is_available():
-        settings["use_cpu"] = True  # without a word of it, transformers refuses bf16 where there is no GPU
     finetune(
         data_arguments,
         ModelArguments(**model),
