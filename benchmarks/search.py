@@ -6,7 +6,8 @@
 
 The second command compares what was left in the end by cross-validation, on every training row. The third asks the same
 of what might become a default of `finetune`, on at most 8,000 training rows, which is what a user has. Each case
-differs from the base of its data set in what it says. The test rows are not there to be read: a run is given a folder
+differs from the base of its data set in what it says; one with a `model` goes on from the run of that recipe with the
+same seed, which `wave-network reproduce` has left. The test rows are not there to be read: a run is given a folder
 with the training rows alone, of which validation is cut as in the recipe. Runs are appended to
 benchmarks/results/search.jsonl, folds.jsonl or defaults.jsonl as they end, and those that are there already are not run
 again, so the command can be stopped and repeated. The tables of docs/reproduction.md are made from these files.
@@ -27,6 +28,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from wave_network import WaveConfig
 from wave_network.benchmarks.machine import describe_run
 from wave_network.training.recipes import DATA_SETS, DataSet
 from wave_network.training.reproduce import find_folder
@@ -55,6 +57,9 @@ OFF = {"conv_kernel_size": 0, "subword_buckets": 0}
 MANY_PAIRS = {"hidden_size": 128, "ngram_vocab_size": 480000, "ngram_hidden_size": 16}
 QUESTIONS = {"vocab_size": 8192, "wave_operation": "modulation", "magnitude": "rms", "subword_buckets": 50000}
 PHRASES = {"vocab_size": 20000, "token_dropout_prob": 0.2, "subword_buckets": 50000}
+# A model that has learned from reviews of films already; its architecture is what it is.
+OF_A_NEW_MODEL = [name for name in BASE if hasattr(WaveConfig, name)]
+FROM_REVIEWS = {"model": "imdb-medium", "subword_buckets": 50000, **dict.fromkeys(OF_A_NEW_MODEL)}
 CASES: dict[str, tuple[dict, list[dict]]] = {
     "trec6": (
         {"hidden_size": 96, "per_device_train_batch_size": 32, "num_train_epochs": 12},
@@ -109,6 +114,9 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             PHRASES | {"hidden_size": 72, "ngram_vocab_size": 60000, "ngram_hidden_size": 12},
             PHRASES | {"hidden_size": 320},
             PHRASES | {"hidden_size": 256, "ngram_vocab_size": 400000, "ngram_hidden_size": 16},
+            FROM_REVIEWS,
+            FROM_REVIEWS | {"ema_decay": 0.999},
+            FROM_REVIEWS | {"learning_rate": 3e-4},
         ],
     ),
     "20-newsgroups": (
@@ -238,13 +246,17 @@ def leave_out_test_rows(data_set: DataSet, folder: Path, kind: str = "search", f
 
 
 def run_case(
-    data: str, case: dict, settings: dict, seed: int, folder: Path, threads: int, kind: str = "search"
+    data: str, case: dict, settings: dict, seed: int, folder: Path, starts: Path, threads: int, kind: str = "search"
 ) -> dict:
     """One run. Its seed is the number of the fold, where there are folds."""
+    given = OFF | settings
+    if "model" in settings:
+        given["model"] = str(starts / settings["model"] / f"seed-{seed}")
+        del given["conv_kernel_size"]
     with leave_out_test_rows(DATA_SETS[data], folder, kind, seed) as rows, tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
         command = [sys.executable, "-m", "wave_network.training.cli", "finetune"]
-        words = as_words({**rows, "output_dir": str(run), "seed": seed, **OFF, **settings})
+        words = as_words({**rows, "output_dir": str(run), "seed": seed, **given})
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         done = subprocess.run(
             [*command, *words, "--disable_tqdm", "True"], env=environment, capture_output=True, text=True, check=False
@@ -280,6 +292,9 @@ def main() -> None:
         "--folds", action="store_true", help=f"{FOLDS}-fold cross-validation of what one split cannot decide"
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with the data sets")
+    parser.add_argument(
+        "--starts", type=Path, default=Path("runs/reproduce"), help="folder of the runs that cases go on from"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each case (default: 1); folds have one each")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, which share the cores (default: 1)")
     arguments = parser.parse_args()
@@ -298,7 +313,7 @@ def main() -> None:
         for case, settings in list_cases(data, kind):
             for seed in range(FOLDS if arguments.folds else arguments.seeds):
                 if (data, json.dumps(settings, sort_keys=True), seed) not in done:
-                    missing.append((data, case, settings, seed, arguments.data, threads, kind))
+                    missing.append((data, case, settings, seed, arguments.data, arguments.starts, threads, kind))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         runs = [pool.submit(run_case, *task) for task in missing]
         for run in tqdm(as_completed(runs), total=len(runs), desc="Runs", unit=" runs"):

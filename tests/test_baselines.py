@@ -103,6 +103,8 @@ def test_the_parameters_are_counted(kind: str, core: int, tables: int):
 def count_parameters(name: str, **changes: Any) -> int:
     """Of the model of a recipe, with 20 classes, which is the most, and all words that its vocabulary may have."""
     recipe = RECIPES[name]
+    while "model" in recipe.model:
+        recipe = RECIPES[recipe.model["model"]]
     model = dict(recipe.model) | changes
     others = list_others({"model": model})
     words = {str(index): index for index in range(model["vocab_size"] - 5)}

@@ -12,6 +12,7 @@ import torch
 from fresh_process import run_step
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
+from safetensors.torch import load_file
 from small_runs import write_data
 from transformers import AutoModelForSequenceClassification, BertTokenizer
 
@@ -35,8 +36,10 @@ TINY = Recipe(
 )
 BROKEN = replace(TINY, name="broken", model=TINY.model | {"hidden_dropout_prob": 7.0})
 NO_PHASE = replace(TINY, name="no-phase", kind="no_phase", model=TINY.model | {"initializer_range": 0.3}, claim=None)
+ON = replace(TINY, name="on", model={"model": "tiny"}, claim=None)
+ON_BROKEN = replace(ON, name="on-broken", model={"model": "broken"})
 SVM = Recipe("tiny-svm", "tiny-news", "a linear SVM", "svm")
-TINY_RECIPES = {recipe.name: recipe for recipe in (TINY, BROKEN, NO_PHASE, SVM)}
+TINY_RECIPES = {recipe.name: recipe for recipe in (TINY, BROKEN, NO_PHASE, ON, ON_BROKEN, SVM)}
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +68,10 @@ def prepare(data: Path, output: Path, recipe: Recipe, seed: int = 0) -> Run:
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
 
 
 # Whole commands
@@ -99,6 +106,32 @@ def test_a_run_that_fails_does_not_keep_the_others_and_finished_ones_are_not_rep
     assert line["accuracy"] == aggregate["accuracy"]
     assert str(tmp_path) not in results.read_text()
     assert "| tiny | a tiny model |" in (output / "README.md").read_text()
+
+
+def test_a_recipe_goes_on_from_the_run_of_another_with_the_same_seed(data: Path, tmp_path: Path):
+    reproduce(settings(data, tmp_path, "on", seeds=2, jobs=2), TINY_RECIPES)
+    for seed in (0, 1):
+        before, after = (read_weights(tmp_path / name / f"seed-{seed}") for name in ("tiny", "on"))
+        assert {name: weight.shape for name, weight in before.items()} == {
+            name: weight.shape for name, weight in after.items()
+        }
+        distances = {
+            other: (after["wave.embeddings.word_embeddings.weight"] - start).norm()
+            for other in (0, 1)
+            for start in [read_weights(tmp_path / "tiny" / f"seed-{other}")["wave.embeddings.word_embeddings.weight"]]
+        }
+        assert 0 < distances[seed] < distances[1 - seed]
+    aggregate = read(tmp_path / "on" / "aggregate.json")
+    assert aggregate["settings"]["model"] == {"model": "tiny"}
+    assert str(tmp_path) not in json.dumps(aggregate)
+
+
+def test_what_goes_on_from_a_run_that_failed_says_so(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(ChildProcessError, match=r"2 of 2 runs failed: broken, seed 0; on-broken, seed 0\."):
+        reproduce(settings(data, tmp_path, "on-broken", seeds=1, jobs=2), TINY_RECIPES)
+    assert "hidden_dropout_prob" in (tmp_path / "broken" / "seed-0.error").read_text()
+    assert "broken, seed 0, from which it goes on, has failed." in (tmp_path / "on-broken" / "seed-0.error").read_text()
+    assert not (tmp_path / "on-broken" / "seed-0").exists()
 
 
 def test_an_interrupted_seed_goes_on_from_its_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -327,6 +360,10 @@ def test_the_settings_of_each_recipe_are_taken(name: str, tmp_path: Path):
     if recipe.kind == "svm":
         return
     RunArguments(str(tmp_path), use_cpu=True, **recipe.training)
+    if "model" in recipe.model:  # its architecture is that of another recipe
+        assert recipe.model.keys() == {"model"}
+        assert RECIPES[recipe.model["model"]].kind == "wave"
+        return
     others = module.list_others({"model": recipe.model})
     own = {name: value for name, value in recipe.model.items() if name not in others}
     size = 30522 if "tokenizer" in recipe.model else recipe.model["vocab_size"]

@@ -10,6 +10,7 @@ import pytest
 from small_runs import make_rows, write_csv
 from transformers import HfArgumentParser
 
+from wave_network import WaveConfig
 from wave_network.benchmarks import search, tables
 from wave_network.training.recipes import DATA_SETS, RECIPES
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments, as_words
@@ -40,6 +41,7 @@ def test_a_run_is_given_the_training_rows_alone(tmp_path: Path, monkeypatch: pyt
 
     def run(command: list[str], **_: object) -> SimpleNamespace:
         assert command[command.index("--conv_kernel_size") + 1] == "0"  # off, where a case does not have it
+        assert "--model" not in command
         files = Path(command[command.index("--dataset") + 1]).iterdir()
         given.append({path.name: path.read_text().splitlines()[1:] for path in files})
         return SimpleNamespace(returncode=1, stderr="stopped here")
@@ -48,7 +50,7 @@ def test_a_run_is_given_the_training_rows_alone(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(search, "MOST_ROWS", 7)
     for kind, seed in (("search", 0), ("defaults", 0), *(("folds", fold) for fold in range(search.FOLDS))):
         with pytest.raises(ChildProcessError, match="stopped here"):
-            search.run_case("trec6", {}, {}, seed, tmp_path, 1, kind)
+            search.run_case("trec6", {}, {}, seed, tmp_path, tmp_path, 1, kind)
     assert [{name: len(rows) for name, rows in files.items()} for files in given[:3]] == [
         {"train.csv": 42}, {"train.csv": 7}, {"train.csv": 33, "validation.csv": 9},
     ]  # fmt: skip
@@ -59,6 +61,23 @@ def test_a_run_is_given_the_training_rows_alone(tmp_path: Path, monkeypatch: pyt
         Counter(files["train.csv"]) + Counter(fold) == Counter(given[0]["train.csv"])
         for files, fold in zip(given[2:], folds, strict=True)
     )
+
+
+def test_a_case_goes_on_from_the_run_of_a_recipe_with_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "sst2").mkdir()
+    write_csv(tmp_path / "sst2" / "train.csv", make_rows(42, seed=0))
+    commands: list[list[str]] = []
+    monkeypatch.setattr(
+        search.subprocess, "run",
+        lambda command, **_: commands.append(command) or SimpleNamespace(returncode=1, stderr="stopped here"),
+    )  # fmt: skip
+    case, settings = next(each for each in search.list_cases("sst2") if "model" in each[0])
+    with pytest.raises(ChildProcessError, match="stopped here"):
+        search.run_case("sst2", case, settings, 3, tmp_path, tmp_path / "runs", 1)
+    (command,) = commands
+    assert command[command.index("--model") + 1] == str(tmp_path / "runs" / settings["model"] / "seed-3")
+    words = [word.removeprefix("--") for word in command if word.startswith("--")]
+    assert not [word for word in words if hasattr(WaveConfig, word)]  # the model has them
 
 
 def test_the_table_compares_with_the_newest_base(monkeypatch: pytest.MonkeyPatch):

@@ -52,7 +52,8 @@ class Recipe:
         data: A name in DATA_SETS.
         about: What it is, in a line.
         kind: "wave", or one of the baselines in baselines.py.
-        model: `ModelArguments`, and fields of the model's config that they do not have.
+        model: `ModelArguments`, and fields of the model's config that they do not have. A `model` among them is the
+            name of another recipe: its run with the same seed is trained on.
         training: `RunArguments`.
         rows: `DataArguments` beyond those of the data set.
         claim: What it is compared with.

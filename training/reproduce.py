@@ -13,6 +13,7 @@ Each seed is a process of its own: `python -m wave_network.training.reproduce OU
 
 import contextlib
 import difflib
+import functools
 import json
 import math
 import os
@@ -96,6 +97,16 @@ class Run:
     def is_finished(self) -> bool:
         return (self.output / "process.json").exists()
 
+    @functools.cached_property
+    def start(self) -> "Run | None":
+        """The run whose model this one trains on, if there is one: of another recipe, with the same seed."""
+        name = json.loads((self.folder / "recipe.json").read_text(encoding="utf-8"))["model"].get("model")
+        return None if name is None else Run(self.folder.parent / name, self.seed)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.start is None or self.start.is_finished
+
 
 def reproduce(arguments: ReproduceArguments, recipes: Mapping[str, Recipe] = RECIPES) -> Path:
     """
@@ -139,13 +150,20 @@ def reproduce(arguments: ReproduceArguments, recipes: Mapping[str, Recipe] = REC
 
 
 def choose_recipes(names: Sequence[str], recipes: Mapping[str, Recipe]) -> list[Recipe]:
+    """The recipes of these names, each after the one from which it goes on."""
     if not names:
         raise ValueError("Give at least one recipe: `wave-network reproduce --list` shows them.")
     for name in names:
         if name not in recipes:
             close = difflib.get_close_matches(name, recipes, n=3) or list(recipes)
             raise ValueError(f"There is no recipe {name!r}. Did you mean {' or '.join(close)}? All: --list.")
-    return [recipes[name] for name in dict.fromkeys(names)]
+    chosen: dict[str, Recipe] = {}
+    for name in names:
+        line = [name]
+        while (start := recipes[line[0]].model.get("model")) is not None:
+            line.insert(0, start)
+        chosen |= {each: recipes[each] for each in line if each not in chosen}
+    return list(chosen.values())
 
 
 def describe_experiment(recipe: Recipe, chosen: Sequence[Recipe], arguments: ReproduceArguments) -> dict[str, Any]:
@@ -231,11 +249,15 @@ def run_all(runs: Sequence[Run], count: int, jobs: int) -> None:
     try:
         with tqdm(total=count, initial=count - len(runs), desc="Runs", unit=" runs", disable=jobs == 1) as bar:
             while waiting or running:
-                while waiting and len(running) < jobs:
-                    run = waiting.pop(0)
+                while len(running) < jobs and (run := next((run for run in waiting if run.is_ready), None)):
+                    waiting.remove(run)
                     if jobs == 1:
                         print(f"{run} ({count - len(waiting)} of {count} runs)", flush=True)
                     running[start(run, environment, is_shown=jobs == 1)] = run
+                if not running:
+                    for run in waiting:
+                        write_atomically(run.error, f"{run.start}, from which it goes on, has failed.\n")
+                    break
                 time.sleep(0.1)
                 for process in [process for process in running if process.poll() is not None]:
                     run = running.pop(process)
@@ -291,6 +313,8 @@ def train_seed(experiment: Mapping[str, Any], run: Run) -> None:
         return
     others = list_others(experiment)
     model = {name: value for name, value in experiment["model"].items() if name not in others}
+    if run.start is not None:
+        model["model"] = str(run.start.output)
     settings = {"disable_tqdm": not sys.stderr.isatty(), "seed": run.seed, "resume": True}
     finetune(
         data_arguments,
