@@ -115,8 +115,7 @@ CASES: dict[str, tuple[dict, list[dict]]] = {
             PHRASES | {"hidden_size": 320},
             PHRASES | {"hidden_size": 256, "ngram_vocab_size": 400000, "ngram_hidden_size": 16},
             FROM_REVIEWS,
-            FROM_REVIEWS | {"ema_decay": 0.999},
-            FROM_REVIEWS | {"learning_rate": 3e-4},
+            FROM_REVIEWS | {"num_train_epochs": 2},
         ],
     ),
     "20-newsgroups": (
