@@ -4,6 +4,7 @@ import csv
 import gzip
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -812,3 +813,18 @@ def test_shared_data_is_read(folder, train, validation, test, label_names):
     assert data.label_names == label_names
     assert set(data.validation["label"]) == set(range(len(label_names)))
     assert (data.text_columns, data.label_column) == (["text"], "label")
+
+
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason=f"needs the research data in {SHARED_DATA}")
+def test_no_test_sentence_of_sst2_stands_in_a_review_that_its_model_has_learned_from():
+    def squeeze(texts):
+        return [re.sub(r"[^a-z0-9]", "", text.lower().replace("<br />", "")) for text in texts]
+
+    imdb = load_text_data(SHARED_DATA / "imdb")
+    reviews = "|".join(squeeze([*imdb.train["text"], *imdb.validation["text"]]))
+    sentences = load_text_data(SHARED_DATA / "sst2").validation["text"]
+    whole = squeeze(text for text in sentences if len(text.split()) >= 8)
+    assert len(whole) == 807
+    assert not [text for text in whole if text in reviews]
+    # One of the training sentences does, by which it is seen that others would be found.
+    assert squeeze(["a dream is a wish your heart makes "])[0] in reviews
