@@ -732,9 +732,10 @@ def mean_of_best(rows: list[dict]) -> float:
 
 
 def show_case(settings: dict, base: dict) -> str:
-    """In what some settings differ from others."""
+    """In what some settings differ from others. A model that is gone on from has an architecture of its own."""
     changed = [f"`{name}` {value}" for name, value in settings.items() if base.get(name) != value]
-    return ", ".join(changed + [f"no `{name}`" for name in base if name not in settings]) or "base"
+    missing = [] if "model" in settings else [f"no `{name}`" for name in base if name not in settings]
+    return ", ".join(changed + missing) or "base"
 
 
 def features_table() -> str:

@@ -99,6 +99,13 @@ def test_the_table_compares_with_the_newest_base(monkeypatch: pytest.MonkeyPatch
     assert lines[4].startswith("| `hidden_size` 8, `ngram_vocab_size` 5 | 70.00 | -10.00 | 60.00 |")
 
 
+def test_a_case_is_shown_by_what_it_changes():
+    base = {"hidden_size": 8, "num_train_epochs": 3}
+    assert tables.show_case(base, base) == "base"
+    assert tables.show_case({"num_train_epochs": 2}, base) == "`num_train_epochs` 2, no `hidden_size`"
+    assert tables.show_case({"model": "other", "num_train_epochs": 3}, base) == "`model` other"
+
+
 def test_a_recipe_that_has_other_settings_now_is_marked():
     recipe = RECIPES["trec6-small"]
     settings = {"model": dict(recipe.model), "training": dict(recipe.training), "rows": {"text_columns": ["text"]}}
