@@ -661,6 +661,26 @@ def test_a_run_without_a_name_is_called_after_its_data(
     assert "skewed" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("rows", "settings", "suggested"),
+    [
+        (300, {}, 30),  # 100 steps
+        (300, {"gradient_accumulation_steps": 2}, 30),
+        (600, {}, 16),  # 190 steps, 19 an epoch
+        (600, {"num_train_epochs": 16}, None),
+        (960, {}, None),  # 300 steps
+        (20, {"num_train_epochs": 30}, None),
+        (300, {"max_steps": 20}, None),
+    ],
+)
+def test_few_steps_are_pointed_out(
+    rows: int, settings: dict, suggested: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    finetune.suggest_epochs(finetune.RunArguments(str(tmp_path), use_cpu=True, **settings), rows)
+    shown = capsys.readouterr().out
+    assert shown.endswith(f": --num_train_epochs {suggested}\n") if suggested else shown == ""
+
+
 def test_skewed_classes_are_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rows = [row for name, count in SKEW.items() for row in make_rows(count, seed=1, names=[name])]
     finetune_small(write_csv(tmp_path / "skew.csv", rows), tmp_path / "run", max_steps=1)
