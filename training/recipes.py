@@ -194,7 +194,7 @@ OURS: dict[str, tuple[Settings, Settings]] = {
     "imdb-small": (SMALL | LONG, TRAINING),
     "imdb-medium": (MEDIUM | LONG, TRAINING),
     "sst2-small": (SMALL | PHRASES | {"hidden_size": 112}, TRAINING),
-    # Phrases of films' reviews are few and short: it knows whole reviews already.
+    # Phrases of films' reviews are short: it knows whole reviews already.
     "sst2-medium": ({"model": "imdb-medium"}, TRAINING | {"num_train_epochs": 2}),
     "trec6-small": (
         SMALL | QUESTIONS | BY_MAGNITUDE | {"hidden_size": 96, "ngram_vocab_size": 16000},
@@ -205,7 +205,7 @@ OURS: dict[str, tuple[Settings, Settings]] = {
         TRAINING | LONG_TRAINING,
     ),
     "20-newsgroups-small": (SMALL | LONG, TRAINING | LONG_TRAINING),
-    # Of the width of the small one: at 128 a run takes three times as long.
+    # Of the width of the small one, for the time that a run takes.
     "20-newsgroups-medium": (SMALL | MANY_PAIRS | LONG, TRAINING | LONG_TRAINING),
 }
 BARS = {
