@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from wave_network.benchmarks.machine import describe_run
 from wave_network.training.baselines import train_svm
@@ -32,10 +33,10 @@ def run_wave(dataset: str, seed: int, settings: str) -> dict:
     return {"settings": metrics["settings"], **summarise(metrics)}
 
 
-def run_svm(dataset: str) -> dict:
-    """The rival that has no seed: it learns from the training and the validation rows."""
+def run_svm(dataset: str, **columns: Any) -> dict:
+    """The rival that has no seed: it learns from the training and the validation rows. Columns as `finetune` has them."""
     with tempfile.TemporaryDirectory() as folder:
-        train_svm(load_text_data(dataset), Path(folder), seed=0)
+        train_svm(load_text_data(dataset, **columns), Path(folder), seed=0)
         metrics = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
     return summarise(metrics)
 
