@@ -34,7 +34,7 @@ def run_wave(dataset: str, seed: int, settings: str) -> dict:
 
 
 def run_svm(dataset: str, **columns: Any) -> dict:
-    """The rival that has no seed: it learns from the training and the validation rows. Columns as `finetune` has them."""
+    """The rival that has no seed: it learns from training and validation rows, of columns named as for `finetune`."""
     with tempfile.TemporaryDirectory() as folder:
         train_svm(load_text_data(dataset, **columns), Path(folder), seed=0)
         metrics = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
