@@ -727,6 +727,26 @@ def defaults_table() -> str:
     return "\n".join([*lines, "", f"Rows to train: {rows}. Nothing: `{words}`."])
 
 
+def few_rows_table() -> str:
+    """Accuracy of each case of benchmarks/few_rows.py on rows that were not trained on, the mean over the seeds."""
+    groups = defaultdict(list)
+    for row in read("few_rows.jsonl"):
+        groups[row["training_rows"], row["case"], row["data"]].append(row)
+    if not groups:
+        return f"_{NOT_MEASURED.capitalize()}._"
+    titles = {data: title for data, title in REPRODUCED.items() if any(data == other for *_, other in groups)}
+    lines = [f"| rows | | {' | '.join(titles.values())} | mean | seeds |", "|---" * (len(titles) + 4) + "|"]
+    for rows, case in dict.fromkeys((rows, case) for rows, case, _ in sorted(groups, key=lambda key: key[0])):
+        found = [groups.get((rows, case, data), []) for data in titles]
+        accuracies = [100 * mean(row["accuracy"] for row in each) if each else math.nan for each in found]
+        cells = [f"{accuracy:.1f}" if accuracy == accuracy else "-" for accuracy in [*accuracies, mean(accuracies)]]
+        seeds = min(len(each) for each in found if each)
+        name = f"`{case}`" if case.startswith("--") else case
+        lines.append(f"| {rows:,} | {name} | {' | '.join(cells)} | {seeds} |")
+    runs = list(itertools.chain(*groups.values()))
+    return "\n".join([*lines, "", f"{runs[-1]['device']}, {max(row['date'] for row in runs)}."])
+
+
 def mean_of_best(rows: list[dict]) -> float:
     return mean(max(row["validation_accuracy_by_epoch"]) for row in rows)
 
@@ -808,6 +828,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"search {title}": functools.partial(search_table, data) for data, title in REPRODUCED.items()},
     "folds": folds_table,
     "defaults": defaults_table,
+    "few_rows": few_rows_table,
     **{f"study {folder.name}": functools.partial(study_table, folder) for folder in (RESULTS / "analysis").glob("*")},
 }
 FILES = (

@@ -662,23 +662,26 @@ def test_a_run_without_a_name_is_called_after_its_data(
 
 
 @pytest.mark.parametrize(
-    ("rows", "settings", "suggested"),
+    ("rows", "settings", "epochs"),
     [
-        (300, {}, 30),  # 100 steps
-        (300, {"gradient_accumulation_steps": 2}, 30),
-        (600, {}, 16),  # 190 steps, 19 an epoch
-        (600, {"num_train_epochs": 16}, None),
-        (960, {}, None),  # 300 steps
-        (20, {"num_train_epochs": 30}, None),
-        (300, {"max_steps": 20}, None),
+        (1, {}, 30),
+        (300, {}, 30),  # 300 steps
+        (300, {"per_device_train_batch_size": 8}, 10),  # 380 of them in 10
+        (600, {}, 16),  # 19 steps an epoch
+        (600, {"gradient_accumulation_steps": 2}, 30),
+        (960, {}, 10),
+        (300, {"num_train_epochs": 10}, 10),
     ],
 )
-def test_few_steps_are_pointed_out(
-    rows: int, settings: dict, suggested: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    finetune.suggest_epochs(finetune.RunArguments(str(tmp_path), use_cpu=True, **settings), rows)
-    shown = capsys.readouterr().out
-    assert shown.endswith(f": --num_train_epochs {suggested}\n") if suggested else shown == ""
+def test_few_rows_are_passed_over_more_often(rows: int, settings: dict, epochs: int, tmp_path: Path):
+    arguments = finetune.RunArguments(str(tmp_path), use_cpu=True, **settings)
+    command = dict(arguments.changed)
+    arguments.settle_epochs(rows, is_new=True)
+    assert arguments.num_train_epochs == epochs
+    arguments = finetune.RunArguments(str(tmp_path), use_cpu=True, **settings)
+    arguments.settle_epochs(rows, is_new=False)  # what knows something already
+    assert arguments.num_train_epochs == 10
+    assert arguments.changed == command  # the command that repeats the run leaves the default to the rows
 
 
 def test_skewed_classes_are_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

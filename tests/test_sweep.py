@@ -21,6 +21,7 @@ import yaml
 from small_runs import INTERRUPTED, make_rows, refuse, small_words, write_csv, write_data
 
 from wave_network.training import cli, spaces
+from wave_network.training import settings as settings_module
 from wave_network.training import sweep as sweep_module
 from wave_network.training.settings import ModelArguments, RunArguments
 from wave_network.training.spaces import choose_space, read_space, suggest
@@ -361,7 +362,33 @@ def test_the_example_searches_trains_and_tests(data: Path, tmp_path: Path, monke
     assert "test" in metrics["results"]
 
 
+def test_a_trial_has_the_epochs_that_a_run_with_its_batch_would_have(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in (("EPOCHS", 1.0), ("FEW_STEPS", 12)):
+        monkeypatch.setattr(settings_module, name, value)
+    space = tmp_path / "space.yaml"
+    space.write_text("per_device_train_batch_size: [12, 27, 108]\n")
+    searched = {"per_device_train_batch_size", "num_train_epochs"}
+    record = sweep_small(data, tmp_path / "sweep", space, leave_out=searched, trials=4)
+    epochs = {12: 2, 27: 3, 108: 12}  # 9, 4 and 1 steps in each
+    for trial in record["trials"]:
+        assert len(trial["validations"]) == epochs[trial["settings"]["per_device_train_batch_size"]]
+    assert len({trial["settings"]["per_device_train_batch_size"] for trial in record["trials"]}) > 1
+
+
 # The space
+
+
+def test_few_rows_are_searched_around_more_epochs():
+    arguments = RunArguments(use_cpu=True)
+    space = spaces.DEFAULT_SPACE
+    assert spaces.fit_epochs(space, arguments, 50_000, is_new=True) == space
+    assert spaces.fit_epochs(space, arguments, 300, is_new=False) == space
+    few = spaces.fit_epochs(space, arguments, 300, is_new=True)
+    assert few == space | {"num_train_epochs": {"low": 9, "high": 45}}
+    assert arguments.num_train_epochs is None
+    assert spaces.fit_epochs({}, arguments, 300, is_new=True) == {}
 
 
 def test_what_is_given_is_not_searched():

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import json
-import math
 import os
 import sys
 import tempfile
@@ -62,9 +61,6 @@ ADAMW = ("adamw_torch", "adamw_torch_fused")
 
 # From this ratio of the largest to the smallest class on, class weights are suggested.
 SKEWED = 5
-
-# A new model that takes fewer steps is likely to have learned too little; more passes are suggested, up to so many.
-FEW_STEPS, MANY_EPOCHS = 300, 30
 
 
 class SeededSampler(LengthGroupedSampler):
@@ -235,7 +231,9 @@ def finetune(
     arguments.run_name = arguments.run_name or folder.name
     arguments.project = arguments.project or data.name.replace("/", "--")
     tokenizer = get_tokenizer(model_arguments, data, folder if checkpoint else None)
-    settle_subwords(arguments, tokenizer, is_new=model_arguments.model is None and make_model is None)
+    is_new = model_arguments.model is None and make_model is None
+    settle_subwords(arguments, tokenizer, is_new)
+    arguments.settle_epochs(len(data.train), is_new)
     refuse_other_subwords(arguments, checkpoint)
     set_seed(arguments.seed)
     model = (make_model or get_model)(model_arguments, tokenizer, data.label_names)
@@ -271,8 +269,6 @@ def finetune(
             tokenizer.save_pretrained(folder)
             print_summary(model, counts, data, folder)
             print_trackers(arguments, folder)
-            if model_arguments.model is None and make_model is None:
-                suggest_epochs(arguments, len(data.train))
             warn_of_slow_bf16(arguments)
         train(trainer, checkpoint)
         fold_subwords(model)
@@ -307,19 +303,6 @@ def finetune(
         )
     arguments.distributed_state.wait_for_everyone()
     return folder
-
-
-def suggest_epochs(arguments: RunArguments, rows: int) -> None:
-    """Points out that few rows make few steps, if they do."""
-    batch = arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
-    steps_per_epoch = math.ceil(rows / batch)
-    steps = math.ceil(arguments.num_train_epochs * steps_per_epoch)
-    suggested = min(MANY_EPOCHS, math.ceil(FEW_STEPS / steps_per_epoch))
-    if arguments.max_steps <= 0 and steps < FEW_STEPS and suggested > arguments.num_train_epochs:
-        print(
-            f"{rows:,} training rows make {steps:,} steps in {arguments.num_train_epochs:g} epochs, which may be too "
-            f"few for a new model: --num_train_epochs {suggested}"
-        )
 
 
 def warn_of_slow_bf16(arguments: RunArguments) -> None:

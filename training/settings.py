@@ -15,6 +15,11 @@ LOSSES = ("cross_entropy", "focal", "label_smoothing")
 # What validation measures.
 METRICS = ("accuracy", "macro_f1", "loss")
 
+# How often the training rows are passed over where nothing is said. A new model that would take fewer steps than these
+# has learned too little from few rows: it takes as many, in at most so many passes.
+EPOCHS = 10.0
+FEW_STEPS, MANY_EPOCHS = 300, 30
+
 
 @dataclass
 class DataArguments:
@@ -201,7 +206,13 @@ class RunArguments(TrainingArguments):
         },
     )
     learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training rows."})
+    num_train_epochs: float | None = field(  # type: ignore[assignment]  # None until `finetune` knows the rows
+        default=None,
+        metadata={
+            "help": "Passes over the training rows. Default: 10, or for a new model that would take less than 300 "
+            "steps in them as many as these take, at most 30."
+        },
+    )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Training texts in a batch, per device."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation texts in a batch, per device."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
@@ -270,6 +281,13 @@ class RunArguments(TrainingArguments):
         if self.loss == "cross_entropy" and epsilon:
             self.loss = "label_smoothing"
         self.label_smoothing_factor = (0.1 if self.loss == "label_smoothing" else 0.0) if epsilon is None else epsilon
+
+    def settle_epochs(self, rows: int, is_new: bool) -> None:
+        """Gives `num_train_epochs` its value, where it has none: more passes over few rows, for a new model."""
+        if self.num_train_epochs is None:
+            batch = self.train_batch_size * self.world_size * self.gradient_accumulation_steps
+            enough = math.ceil(FEW_STEPS / math.ceil(rows / batch)) if is_new else 0
+            self.num_train_epochs = float(max(EPOCHS, min(enough, MANY_EPOCHS)))
 
     def check_choice_of_best(self) -> None:
         """Raises a ValueError if the metric is none of ours, or early stopping has nothing to go by."""

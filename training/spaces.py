@@ -3,12 +3,13 @@
 import difflib
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import yaml
 
-from .settings import ModelArguments, RunArguments
+from .settings import EPOCHS, ModelArguments, RunArguments
 
 if TYPE_CHECKING:
     import optuna
@@ -54,10 +55,11 @@ SEARCHABLE = OF_THE_MODEL | OF_THE_RUN
 MAY_BE_NONE = ("intermediate_size", "ngram_vocab_size", "ngram_hidden_size")
 MAY_BE_OFF = ("conv_kernel_size", "subword_buckets")  # 0 is none; without a value they are on
 
+EPOCHS_AROUND = {"low": 3, "high": 15}
 DEFAULT_SPACE: Space = {
     "learning_rate": {"low": 3e-4, "high": 1e-2, "log": True},
     "hidden_dropout_prob": {"low": 0.0, "high": 0.6},
-    "num_train_epochs": {"low": 3, "high": 15},
+    "num_train_epochs": EPOCHS_AROUND,
     "per_device_train_batch_size": [16, 32, 64],
     "weight_decay": {"low": 0.0, "high": 0.1},
 }
@@ -90,6 +92,16 @@ def choose_space(
         if name in settled:
             raise ValueError(f"--space {file}: `{name}` {settled[name]}. Leave out one of the two.")
     return space
+
+
+def fit_epochs(space: Space, arguments: RunArguments, rows: int, is_new: bool) -> Space:
+    """The default space, with epochs as far around those that `finetune` takes for so many rows as around EPOCHS."""
+    if "num_train_epochs" not in space:
+        return space
+    usual = replace(arguments)
+    usual.settle_epochs(rows, is_new)
+    ends = {end: round(epochs * usual.num_train_epochs / EPOCHS) for end, epochs in EPOCHS_AROUND.items()}
+    return space | {"num_train_epochs": ends}
 
 
 def read_space(file: str) -> Space:

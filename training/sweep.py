@@ -47,7 +47,7 @@ from .losses import WithSampleWeights, make_loss
 from .metrics import ClassificationReport
 from .record import describe_device, get_versions, write_atomically
 from .settings import DataArguments, ModelArguments, RunArguments, as_words, find_changed
-from .spaces import OF_THE_MODEL, OF_THE_RUN, Space, choose_space, list_ends, suggest
+from .spaces import OF_THE_MODEL, OF_THE_RUN, Space, choose_space, fit_epochs, list_ends, suggest
 from .subwords import add_subwords, settle_subwords
 from .tracking import print_trackers, refuse_missing_trackers, track
 
@@ -103,7 +103,8 @@ class SweepTrainer(WaveTrainer):
         self.tokenizer = tokenizer
         self.keeps_best = arguments.load_best_model_at_end
         arguments.save_strategy, arguments.load_best_model_at_end = SaveStrategy.NO, False
-        settle_subwords(arguments, tokenizer, is_new=model_arguments.model is None)
+        self.is_new = model_arguments.model is None
+        settle_subwords(arguments, tokenizer, self.is_new)
         self.base = replace(arguments)
         super().__init__(
             model_init=self.make_model,
@@ -137,6 +138,7 @@ class SweepTrainer(WaveTrainer):
         """
         own = {name: value for name, value in suggest(trial, self.space).items() if name in OF_THE_RUN}
         settled = replace(self.base, **own)
+        settled.settle_epochs(len(self.data.train), self.is_new)
         for name in (*OF_THE_RUN, "loss"):
             setattr(self.args, name, getattr(settled, name))
         self.args.run_name = f"{self.base.run_name}-{name_trial(trial)}"
@@ -227,6 +229,8 @@ def sweep(
     set_seed(arguments.seed)
 
     data = read_data(data_arguments)
+    if sweep_arguments.space is None:
+        space = fit_epochs(space, arguments, len(data.train), is_new=model_arguments.model is None)
     tokenizer = get_tokenizer(model_arguments, data, None)
     refuse_bad_values(space, model_arguments, arguments, tokenizer, data)
     record = begin(folder, sweep_arguments, settings, space, arguments, data)
