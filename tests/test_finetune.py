@@ -180,6 +180,27 @@ def test_metrics_count_the_parameters_of_the_model(run: Path):
     assert counts["core_parameters"] == counts["parameters"] - counts["table_parameters"]
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_of_equally_good_epochs_the_last_is_kept(
+    metric: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # By accuracy the second epoch is as good as the third; by loss the first is the best alone.
+    values = {"accuracy": iter([0.5, 0.75, 0.75, 0.25]), "loss": iter([0.5, 0.75, 0.75, 0.75])}[metric]
+    evaluate = finetune.WaveTrainer.evaluate
+
+    def measure(self: Any, *arguments: Any, **settings: Any) -> dict[str, float]:
+        metrics = evaluate(self, *arguments, **settings)
+        metrics[f"eval_{metric}"] = self.state.log_history[-1][f"eval_{metric}"] = next(values)
+        return metrics
+
+    monkeypatch.setattr(finetune.WaveTrainer, "evaluate", measure)
+    run = finetune_small(data, tmp_path / "run", num_train_epochs=4, metric_for_best_model=metric)
+    best = read_metrics(run)["best"]
+    assert (best["epoch"], best["value"]) == {"accuracy": (3, 0.75), "loss": (1, 0.5)}[metric]
+    kept = read_weights(run / f"checkpoint-{best['step']}")
+    assert all(torch.equal(weight, kept[name]) for name, weight in read_weights(run).items())
+
+
 def test_the_confusion_matrix_is_a_picture_that_can_be_read(run: Path):
     picture = (run / "confusion_matrix.png").read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n"

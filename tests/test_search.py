@@ -11,7 +11,7 @@ from small_runs import make_rows, write_csv
 from transformers import HfArgumentParser
 
 from wave_network import WaveConfig
-from wave_network.benchmarks import search, tables
+from wave_network.benchmarks import few_rows, search, tables
 from wave_network.training.recipes import DATA_SETS, RECIPES
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments, as_words
 
@@ -61,6 +61,21 @@ def test_a_run_is_given_the_training_rows_alone(tmp_path: Path, monkeypatch: pyt
         Counter(files["train.csv"]) + Counter(fold) == Counter(given[0]["train.csv"])
         for files, fold in zip(given[2:], folds, strict=True)
     )
+
+
+def test_few_rows_are_drawn_by_the_seed_and_tested_on_other_training_rows(tmp_path: Path):
+    folder = tmp_path / "trec6"
+    folder.mkdir()
+    for split in ("train", "test"):
+        write_csv(folder / f"{split}.csv", [{"text": f"{split} {number}", "label": "a"} for number in range(42)])
+    drawn = []
+    for seed in (0, 0, 1):
+        with few_rows.draw_rows(DATA_SETS["trec6"], tmp_path, 12, seed) as texts:
+            drawn.append({split: (texts / f"{split}.csv").read_text().splitlines()[1:] for split in ("train", "test")})
+    assert drawn[0] == drawn[1] != drawn[2]
+    for rows in drawn:
+        assert len(rows["train"]) == 12
+        assert sorted(rows["train"] + rows["test"]) == sorted(f"train {number},a" for number in range(42))
 
 
 def test_a_case_goes_on_from_the_run_of_a_recipe_with_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -106,7 +106,10 @@ def list_callbacks(state: TrainerState) -> dict[str, Any]:
 
 
 class WaveTrainer(AveragingTrainer):
-    """Trainer with our order of the training rows, with weights of the rows, mixup and `sparse_embeddings`."""
+    """
+    Trainer with our order of the training rows, with weights of the rows, mixup and `sparse_embeddings`. Of epochs that
+    are equally good in validation it keeps the last.
+    """
 
     args: RunArguments
 
@@ -137,6 +140,15 @@ class WaveTrainer(AveragingTrainer):
             _, settings = self.get_optimizer_cls_and_kwargs(self.args, cast(PreTrainedModel, self.model))
             self.optimizer_cls_and_kwargs = LazyAdamW, settings
         return super().create_optimizer(*arguments)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        is_best = super()._determine_best_metric(metrics, trial)
+        metric = f"eval_{(self.args.metric_for_best_model or 'loss').removeprefix('eval_')}"
+        # By few rows several epochs are equally good, and Trainer keeps the first of them, which has learned least.
+        if not is_best and self.state.best_global_step and metrics[metric] == self.state.best_metric:
+            self.state.best_global_step = self.state.global_step
+            return True
+        return is_best
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
