@@ -29,7 +29,7 @@ RESULTS = Path(__file__).parent / "results" / "few_rows.jsonl"
 ROWS = (300, 1000)
 OTHERS = 2000
 # What might become a default for few rows, beside what the default was.
-CASES = ["--num_train_epochs 10", "--num_train_epochs 30", "--num_train_epochs 60"]
+CASES = ["--num_train_epochs 10", "--num_train_epochs 30", "--num_train_epochs 30 --restore magnitude"]
 
 
 @contextlib.contextmanager

@@ -687,10 +687,11 @@ def test_a_run_without_a_name_is_called_after_its_data(
     [
         (1, {}, 30),
         (300, {}, 30),  # 300 steps
-        (300, {"per_device_train_batch_size": 8}, 10),  # 380 of them in 10
-        (600, {}, 16),  # 19 steps an epoch
-        (600, {"gradient_accumulation_steps": 2}, 30),
-        (960, {}, 10),
+        (300, {"per_device_train_batch_size": 8}, 13),  # 38 steps an epoch
+        (900, {}, 17),  # 29 steps an epoch
+        (900, {"gradient_accumulation_steps": 2}, 30),
+        (1536, {}, 10),  # 48 steps an epoch
+        (50_000, {}, 10),
         (300, {"num_train_epochs": 10}, 10),
     ],
 )

@@ -18,7 +18,7 @@ METRICS = ("accuracy", "macro_f1", "loss")
 # How often the training rows are passed over where nothing is said. A new model that would take fewer steps than these
 # has learned too little from few rows: it takes as many, in at most so many passes.
 EPOCHS = 10.0
-FEW_STEPS, MANY_EPOCHS = 300, 30
+FEW_STEPS, MANY_EPOCHS = 480, 30
 
 
 @dataclass
@@ -209,7 +209,7 @@ class RunArguments(TrainingArguments):
     num_train_epochs: float | None = field(  # type: ignore[assignment]  # None until `finetune` knows the rows
         default=None,
         metadata={
-            "help": "Passes over the training rows. Default: 10, or for a new model that would take less than 300 "
+            "help": "Passes over the training rows. Default: 10, or for a new model that would take less than 480 "
             "steps in them as many as these take, at most 30."
         },
     )
