@@ -282,12 +282,13 @@ class RunArguments(TrainingArguments):
             self.loss = "label_smoothing"
         self.label_smoothing_factor = (0.1 if self.loss == "label_smoothing" else 0.0) if epsilon is None else epsilon
 
-    def settle_epochs(self, rows: int, is_new: bool) -> None:
+    def settle_epochs(self, rows: int, is_new: bool) -> float:
         """Gives `num_train_epochs` its value, where it has none: more passes over few rows, for a new model."""
         if self.num_train_epochs is None:
             batch = self.train_batch_size * self.world_size * self.gradient_accumulation_steps
             enough = math.ceil(FEW_STEPS / math.ceil(rows / batch)) if is_new else 0
             self.num_train_epochs = float(max(EPOCHS, min(enough, MANY_EPOCHS)))
+        return self.num_train_epochs
 
     def check_choice_of_best(self) -> None:
         """Raises a ValueError if the metric is none of ours, or early stopping has nothing to go by."""

@@ -98,9 +98,8 @@ def fit_epochs(space: Space, arguments: RunArguments, rows: int, is_new: bool) -
     """The default space, with epochs as far around those that `finetune` takes for so many rows as around EPOCHS."""
     if "num_train_epochs" not in space:
         return space
-    usual = replace(arguments)
-    usual.settle_epochs(rows, is_new)
-    ends = {end: round(epochs * usual.num_train_epochs / EPOCHS) for end, epochs in EPOCHS_AROUND.items()}
+    usual = replace(arguments).settle_epochs(rows, is_new)
+    ends = {end: round(epochs * usual / EPOCHS) for end, epochs in EPOCHS_AROUND.items()}
     return space | {"num_train_epochs": ends}
 
 
