@@ -1,7 +1,7 @@
 """What `wave-network finetune` learns from few rows, setting by setting, beside TF-IDF with a linear SVM.
 
-    python benchmarks/few_rows.py --data ../shared/data --seeds 2
-    python benchmarks/few_rows.py trec6 --rows 100 --cases "" "--num_train_epochs 100"
+    python benchmarks/few_rows.py --data ../shared/data
+    python benchmarks/few_rows.py 20-newsgroups --rows 1000 --cases "--num_train_epochs 17"
 
 Of each data set, 300 and 1,000 of the training rows are drawn anew for each seed, and 2,000 others test the model: no
 test row is read. A run is what a user would start, who has these rows and no more: a tenth of them validate, and choose

@@ -739,7 +739,7 @@ def few_rows_table() -> str:
     for rows, case in dict.fromkeys((rows, case) for rows, case, _ in sorted(groups, key=lambda key: key[0])):
         found = [groups.get((rows, case, data), []) for data in titles]
         accuracies = [100 * mean(row["accuracy"] for row in each) if each else math.nan for each in found]
-        cells = [f"{accuracy:.1f}" if accuracy == accuracy else "-" for accuracy in [*accuracies, mean(accuracies)]]
+        cells = ["-" if math.isnan(accuracy) else f"{accuracy:.1f}" for accuracy in [*accuracies, mean(accuracies)]]
         seeds = min(len(each) for each in found if each)
         name = f"`{case}`" if case.startswith("--") else case
         lines.append(f"| {rows:,} | {name} | {' | '.join(cells)} | {seeds} |")

@@ -48,6 +48,7 @@ from transformers import (
 from wave_network import WaveForSequenceClassification
 from wave_network.hub_card import push_run
 from wave_network.training import finetune
+from wave_network.training import settings as settings_module
 from wave_network.training.cli import main, parse_settings, print_results
 from wave_network.training.tracking import track
 
@@ -704,6 +705,20 @@ def test_few_rows_are_passed_over_more_often(rows: int, settings: dict, epochs: 
     arguments.settle_epochs(rows, is_new=False)  # what knows something already
     assert arguments.num_train_epochs == 10
     assert arguments.changed == command  # the command that repeats the run leaves the default to the rows
+
+
+def test_a_run_that_says_nothing_of_epochs_takes_those_for_its_rows(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in (("EPOCHS", 1.0), ("FEW_STEPS", 28)):
+        monkeypatch.setattr(settings_module, name, value)
+    words = small_words(data, tmp_path / "run")
+    at = words.index("--num_train_epochs")
+    main(words[:at] + words[at + 2 :])
+    metrics = read_metrics(tmp_path / "run")
+    assert metrics["end"] == {"step": 28, "epoch": 2.0, "reason": "num_train_epochs"}  # 108 rows in batches of 8
+    assert metrics["settings"]["num_train_epochs"] == 2
+    assert "num_train_epochs" not in metrics["command"]
 
 
 def test_skewed_classes_are_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -78,6 +78,25 @@ def test_few_rows_are_drawn_by_the_seed_and_tested_on_other_training_rows(tmp_pa
         assert sorted(rows["train"] + rows["test"]) == sorted(f"train {number},a" for number in range(42))
 
 
+def test_the_table_of_few_rows_has_the_mean_over_seeds_and_no_mean_of_what_is_missing(monkeypatch: pytest.MonkeyPatch):
+    runs = [
+        ("trec6", "--a 1", 0, 0.5),
+        ("trec6", "--a 1", 1, 0.6),
+        ("imdb", "--a 1", 0, 0.7),
+        ("imdb", "--a 2", 0, 0.8),
+    ]
+    rows = [
+        {"data": data, "training_rows": 300, "case": case, "seed": seed, "accuracy": accuracy}
+        | {"device": "cpu", "date": "2026-11-28"}
+        for data, case, seed, accuracy in runs
+    ]
+    monkeypatch.setattr(tables, "read", lambda name: rows if name == "few_rows.jsonl" else [])
+    assert tables.few_rows_table().splitlines()[2:4] == [
+        "| 300 | `--a 1` | 70.0 | 55.0 | 62.5 | 1 |",
+        "| 300 | `--a 2` | 80.0 | - | - | 1 |",
+    ]
+
+
 def test_a_case_goes_on_from_the_run_of_a_recipe_with_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "sst2").mkdir()
     write_csv(tmp_path / "sst2" / "train.csv", make_rows(42, seed=0))

@@ -16,7 +16,7 @@ LOSSES = ("cross_entropy", "focal", "label_smoothing")
 METRICS = ("accuracy", "macro_f1", "loss")
 
 # How often the training rows are passed over where nothing is said. A new model that would take fewer steps than these
-# has learned too little from few rows: it takes as many, in at most so many passes.
+# has learned too little from few rows (benchmarks/few_rows.py): it takes as many, in at most so many passes.
 EPOCHS = 10.0
 FEW_STEPS, MANY_EPOCHS = 480, 30
 
@@ -209,8 +209,8 @@ class RunArguments(TrainingArguments):
     num_train_epochs: float | None = field(  # type: ignore[assignment]  # None until `finetune` knows the rows
         default=None,
         metadata={
-            "help": "Passes over the training rows. Default: 10, or for a new model that would take less than 480 "
-            "steps in them as many as these take, at most 30."
+            "help": f"Passes over the training rows. Default: {EPOCHS:g}; for a new model on few rows as many as make "
+            f"{FEW_STEPS} steps, but no more than {MANY_EPOCHS}."
         },
     )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Training texts in a batch, per device."})
@@ -283,7 +283,7 @@ class RunArguments(TrainingArguments):
         self.label_smoothing_factor = (0.1 if self.loss == "label_smoothing" else 0.0) if epsilon is None else epsilon
 
     def settle_epochs(self, rows: int, is_new: bool) -> float:
-        """Gives `num_train_epochs` its value, where it has none: more passes over few rows, for a new model."""
+        """Gives `num_train_epochs` its value where it has none, more for a new model on few rows; and returns it."""
         if self.num_train_epochs is None:
             batch = self.train_batch_size * self.world_size * self.gradient_accumulation_steps
             enough = math.ceil(FEW_STEPS / math.ceil(rows / batch)) if is_new else 0

@@ -103,8 +103,7 @@ class SweepTrainer(WaveTrainer):
         self.tokenizer = tokenizer
         self.keeps_best = arguments.load_best_model_at_end
         arguments.save_strategy, arguments.load_best_model_at_end = SaveStrategy.NO, False
-        self.is_new = model_arguments.model is None
-        settle_subwords(arguments, tokenizer, self.is_new)
+        settle_subwords(arguments, tokenizer, is_new=model_arguments.model is None)
         self.base = replace(arguments)
         super().__init__(
             model_init=self.make_model,
@@ -138,7 +137,7 @@ class SweepTrainer(WaveTrainer):
         """
         own = {name: value for name, value in suggest(trial, self.space).items() if name in OF_THE_RUN}
         settled = replace(self.base, **own)
-        settled.settle_epochs(len(self.data.train), self.is_new)
+        settled.settle_epochs(len(self.data.train), is_new=self.model_arguments.model is None)
         for name in (*OF_THE_RUN, "loss"):
             setattr(self.args, name, getattr(settled, name))
         self.args.run_name = f"{self.base.run_name}-{name_trial(trial)}"
