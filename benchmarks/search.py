@@ -202,6 +202,14 @@ CANDIDATES = [
     {"conv_kernel_size": 3, "subword_buckets": 50000},
     {"conv_kernel_size": 3, "subword_buckets": 50000, "mixup_alpha": 1.0},
     {"conv_kernel_size": 3, "subword_buckets": 16384},
+    {"conv_kernel_size": 3, "subword_buckets": 16384, "restore": "magnitude"},
+    {
+        "conv_kernel_size": 3,
+        "subword_buckets": 16384,
+        "restore": "magnitude",
+        "wave_operation": "interference",
+        "position_embedding_type": "none",
+    },
 ]
 
 

@@ -99,6 +99,7 @@ def test_settings_come_from_a_file_and_the_command_line_goes_before_it(tmp_path:
 def test_the_defaults_suit_a_small_model_trained_from_scratch():
     _, _, arguments = parse("--dataset", "news.csv")
     assert arguments == RunArguments(use_cpu=True)
+    assert arguments.changed == RunArguments(use_cpu=True).changed  # what a record says that was asked for
     assert (arguments.learning_rate, arguments.num_train_epochs, arguments.eval_strategy) == (1e-3, None, "epoch")
     assert arguments.load_best_model_at_end
     assert arguments.report_to == []

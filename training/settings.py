@@ -246,6 +246,9 @@ class RunArguments(TrainingArguments):
         # In a settings file, and in the command that a record gives, it is a word.
         words: dict[str, Any] = {"true": True, "false": False}
         self.fsdp = words.get(str(self.fsdp).lower(), self.fsdp)
+        # transformers' default is the word "no", which the command line reads as a boolean.
+        if self.include_num_input_tokens_seen is False:
+            self.include_num_input_tokens_seen = "no"
         # What was set, before transformers works out the rest.
         self.changed = find_changed(self, leave_out=("hub_token", "resume"))
         self.settle_loss()
