@@ -15,6 +15,9 @@ FIGURES = ROOT / "docs" / "figures"
 # The markers say the same once more.
 OURS, BASELINE, CLAIM = (BLUE, "o"), (GREY, "s"), (VERMILION, "D")
 
+# A claim that is farther from all that was measured than so many times its range would press it into a corner.
+FAR = 3
+
 
 def draw_reproduction(output: str | Path) -> Path | None:
     """
@@ -31,24 +34,26 @@ def draw_reproduction(output: str | Path) -> Path | None:
 def draw_aggregates(aggregates: Iterable[Mapping[str, Any]], path: Path) -> Path:
     """
     Draws a panel for each data set, the best recipe on top: the mean test accuracy over the seeds with the 95 %
-    interval of the mean, the accuracy of each seed as a tick, and what it is compared with. As PNG and as SVG.
+    interval of the mean, the accuracy of each seed as a tick, and what it is compared with; a claim that is far off
+    stands at the edge, with its figure. As PNG and as SVG.
     """
     panels: dict[str, list[Mapping[str, Any]]] = {}
     for each in sorted(aggregates, key=lambda each: (each["data"], each["accuracy"]["mean"])):
         panels.setdefault(each["data"], []).append(each)
     heights = [len(rows) + 1.5 for rows in panels.values()]
-    figure = new_figure(8, 0.32 * sum(heights) + 0.8)
+    figure = new_figure(8, 0.32 * sum(heights) + 1.0)
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (data, rows) in zip(grid, panels.items(), strict=True):
         draw_panel(axes, rows)
         axes.set_title(data)
     grid[-1].set_xlabel("test accuracy, %")
     handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
     return save_figure(figure, path)[0]
 
 
 def draw_panel(axes: Any, rows: list[Mapping[str, Any]]) -> None:
+    low, high = find_range(rows)
     for place, each in enumerate(rows):
         accuracy, claim = each["accuracy"], each["claim"]
         is_ours = claim is not None and claim["at_least"]
@@ -61,14 +66,37 @@ def draw_panel(axes: Any, rows: list[Mapping[str, Any]]) -> None:
         label = "ours, with 95 % interval" if is_ours else "compared with ours, or of the paper"
         axes.plot(mean, place, marker, color=colour, linestyle="none", label=label)
         if claim is not None:
-            colour, marker = CLAIM
-            label = "claim or bar"
-            axes.plot(
-                100 * claim["accuracy"], place, marker, color=colour, fillstyle="none", linestyle="none", label=label
-            )
+            draw_claim(axes, place, 100 * claim["accuracy"], low, high)
     axes.set_yticks(range(len(rows)), [each["recipe"] for each in rows])
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.grid(axis="x", alpha=0.3)
+
+
+def find_range(rows: list[Mapping[str, Any]]) -> tuple[float, float]:
+    """The lowest and the highest accuracy that were measured, and of the claims those that are not far from them, %."""
+    measured = [
+        100 * value
+        for accuracy in (each["accuracy"] for each in rows)
+        for value in (accuracy["mean"], accuracy["low"], accuracy["high"], *accuracy["by_seed"].values())
+        if value is not None
+    ]
+    low, high = min(measured), max(measured)
+    margin = FAR * max(high - low, 1)
+    claims = [100 * each["claim"]["accuracy"] for each in rows if each["claim"] is not None]
+    near = [claim for claim in claims if low - margin <= claim <= high + margin]
+    return min(low, *near, high), max(high, *near, low)
+
+
+def draw_claim(axes: Any, place: int, claim: float, low: float, high: float) -> None:
+    colour, marker = CLAIM
+    if low <= claim <= high:
+        axes.plot(claim, place, marker, color=colour, fillstyle="none", linestyle="none", label="claim or bar")
+        return
+    edge, marker, side, step = (low, "<", "left", 8) if claim < low else (high, ">", "right", -8)
+    axes.plot(edge, place, marker, color=colour, fillstyle="none", linestyle="none", label="claim, far off")
+    at = {"xytext": (step, 0), "textcoords": "offset points", "ha": side, "va": "center"}
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    axes.annotate(f"{claim:.2f}", (edge, place), **at, color=colour, bbox=behind)
 
 
 def main() -> None:

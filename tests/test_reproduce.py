@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from small_runs import write_data
 from transformers import AutoModelForSequenceClassification, BertTokenizer
 
-from wave_network.analysis.reproduction import draw_reproduction
+from wave_network.analysis.reproduction import draw_aggregates, draw_reproduction, find_range
 from wave_network.training import cli
 from wave_network.training import reproduce as module
 from wave_network.training.baselines import ModelMaker
@@ -182,6 +182,29 @@ def test_a_baseline_leaves_its_record_and_no_model(data: Path, tmp_path: Path):
     assert picture is not None
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.with_suffix(".svg").read_text().rstrip().endswith("</svg>")
+
+
+def result(recipe: str, *by_seed: float, claim: float | None = None) -> dict[str, Any]:
+    """What an aggregate says of the accuracy of a recipe."""
+    mean = sum(by_seed) / len(by_seed)
+    return {
+        "recipe": recipe,
+        "data": "tiny-news",
+        "accuracy": {"mean": mean, "low": None, "high": None, "by_seed": dict(enumerate(by_seed))},
+        "claim": None if claim is None else {"accuracy": claim, "at_least": True},
+    }
+
+
+def test_a_claim_that_is_far_off_leaves_the_picture_to_what_was_measured(tmp_path: Path):
+    near, far = result("near", 0.90, 0.92, claim=0.95), result("far", 0.91, claim=0.7168)
+    assert find_range([near, far]) == pytest.approx((90, 95))
+    assert find_range([far]) == pytest.approx((91, 91))
+    above = result("above", 0.5, claim=0.99)
+    assert find_range([above, result("other", 0.52)]) == pytest.approx((50, 52))
+    drawn = draw_aggregates([near, far], tmp_path / "far.png").with_suffix(".svg").read_text()
+    assert "71.68" in drawn
+    assert "95.00" not in drawn
+    assert "99.00" in draw_aggregates([above], tmp_path / "above.png").with_suffix(".svg").read_text()
 
 
 # Numbers
