@@ -83,17 +83,19 @@ def find_range(rows: list[Mapping[str, Any]]) -> tuple[float, float]:
     low, high = min(measured), max(measured)
     margin = FAR * max(high - low, 1)
     claims = [100 * each["claim"]["accuracy"] for each in rows if each["claim"] is not None]
-    near = [claim for claim in claims if low - margin <= claim <= high + margin]
-    return min(low, *near, high), max(high, *near, low)
+    shown = [low, high, *(claim for claim in claims if low - margin <= claim <= high + margin)]
+    return min(shown), max(shown)
 
 
 def draw_claim(axes: Any, place: int, claim: float, low: float, high: float) -> None:
+    """A claim in its place; beyond the range of a panel at that edge, as an arrow with its figure."""
     colour, marker = CLAIM
+    looks = {"color": colour, "fillstyle": "none", "linestyle": "none"}
     if low <= claim <= high:
-        axes.plot(claim, place, marker, color=colour, fillstyle="none", linestyle="none", label="claim or bar")
+        axes.plot(claim, place, marker, label="claim or bar", **looks)
         return
-    edge, marker, side, step = (low, "<", "left", 8) if claim < low else (high, ">", "right", -8)
-    axes.plot(edge, place, marker, color=colour, fillstyle="none", linestyle="none", label="claim, far off")
+    edge, arrow, side, step = (low, "<", "left", 8) if claim < low else (high, ">", "right", -8)
+    axes.plot(edge, place, arrow, label="claim, far off", **looks)
     at = {"xytext": (step, 0), "textcoords": "offset points", "ha": side, "va": "center"}
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
     axes.annotate(f"{claim:.2f}", (edge, place), **at, color=colour, bbox=behind)

@@ -620,11 +620,16 @@ def reproduced_table(data: str) -> str:
         cells.append(show_calibration(row["calibration"]))
         cells += [f"{value:,.0f}" if value is not None else "-" for value in (seconds, memory)]
         lines.append(f"| {' | '.join(cells)} |")
-    first = ours or found[0]
-    rows = " + ".join(f"{first['rows'][split]:,}" for split in ("train", "validation"))
-    where = "from the Hub" if first["is_on_hub"] else "from a local folder"
-    lines += ["", f"{rows} rows to train and validate, {first['rows']['test']:,} to test, {where}; {first['device']}."]
-    return "\n".join(lines)
+    usual = describe_rows(ours or found[0])
+    others = [f"`{row['recipe']}`: {facts}" for row in found if (facts := describe_rows(row)) != usual]
+    return "\n".join([*lines, "", " ".join(f"{facts}." for facts in (usual, *others))])
+
+
+def describe_rows(row: dict) -> str:
+    """Which rows a recipe had, and on what device it ran."""
+    rows = " + ".join(f"{row['rows'][split]:,}" for split in ("train", "validation"))
+    where = "from the Hub" if row["is_on_hub"] else "from a local folder"
+    return f"{rows} rows to train and validate, {row['rows']['test']:,} to test, {where}; {row['device']}"
 
 
 def show_distance(ours: dict | None, row: dict) -> str:

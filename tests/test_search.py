@@ -97,6 +97,34 @@ def test_the_table_of_few_rows_has_the_mean_over_seeds_and_no_mean_of_what_is_mi
     ]
 
 
+def test_a_reproduced_table_names_what_had_other_rows_or_ran_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    result = {
+        "data": "imdb",
+        "about": "a model",
+        "accuracy": {"mean": 0.9, "sd": None, "by_seed": {"0": 0.9}},
+        "rows": {"train": 2450, "validation": 50, "test": 2500},
+        "is_on_hub": False,
+        "device": "cpu (a, 1 threads)",
+        "parameters": 5,
+        "core_parameters": None,
+        "calibration": None,
+        "runs": 1,
+        "seconds": 1.0,
+        "peak_memory_mib": None,
+    }
+    paper = {"rows": {"train": 2000, "validation": 500, "test": 2500}, "device": "cpu (a, 2 threads)"}
+    measured = {
+        name: result | changes | {"recipe": name}
+        for name, changes in {"imdb-paper": paper, "imdb-small": {}, "imdb-svm": {}}.items()
+    }
+    monkeypatch.setattr(tables, "read_reproduced", lambda: measured)
+    monkeypatch.setattr(tables, "mark_former", lambda row: "")
+    assert tables.reproduced_table("imdb").splitlines()[-1] == (
+        "2,450 + 50 rows to train and validate, 2,500 to test, from a local folder; cpu (a, 1 threads). "
+        "`imdb-paper`: 2,000 + 500 rows to train and validate, 2,500 to test, from a local folder; cpu (a, 2 threads)."
+    )
+
+
 def test_a_case_goes_on_from_the_run_of_a_recipe_with_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "sst2").mkdir()
     write_csv(tmp_path / "sst2" / "train.csv", make_rows(42, seed=0))
