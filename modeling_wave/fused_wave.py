@@ -21,7 +21,6 @@ Shapes as in ops_wave.py; "texts" are the rows of a padded batch or the stretche
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 
@@ -177,42 +176,71 @@ def tangent_traced(dx_BLE, x_BLE, mask_BL, cu_seq_lens, operation: str, magnitud
 
 # So many numbers are worked on at a time: with what is computed from them they stay in the cache.
 BLOCK = 2**19
+# So many numbers of padding cost less than a block of its own.
+PADDING = 2**15
+# Of the sum of squares a token may hold less than this, for the sum of the others to be had by subtracting it: in the
+# dtype of the numbers; and in float64 for numbers that had half of its digits, so that a loss of 20 bits is none.
+HALF, NEARLY_ALL = 0.5, 1 - 2**-20
 
 
 def forward_blocked(x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
     out_BLE = torch.empty(x_BLE.shape, dtype=x_BLE.dtype)
-    for x, out, mask in blocks(cu_seq_lens, x_BLE, out_BLE, mask_BL):
+    for mask, out, x in blocks(mask_BL, cu_seq_lens, out_BLE, x_BLE):
         forward_block(x, mask, operation, magnitude, out)
     return out_BLE
 
 
 def backward_blocked(grad_BLE, x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
     out_BLE = torch.empty(x_BLE.shape, dtype=x_BLE.dtype)
-    for x, grad, out, mask in blocks(cu_seq_lens, x_BLE, grad_BLE, out_BLE, mask_BL):
+    for mask, out, x, grad in blocks(mask_BL, cu_seq_lens, out_BLE, x_BLE, grad_BLE):
         backward_block(grad, x, mask, operation, magnitude, out)
     return out_BLE
 
 
 def blocks(
-    cu_seq_lens: torch.Tensor | None, x_BLE: torch.Tensor, *others: torch.Tensor | None
-) -> Iterator[list[torch.Tensor | None]]:
-    """The tensors, or of each the part of a few whole texts, so many as make a block, as (texts, tokens, ...)."""
-    rows, length, width = x_BLE.shape
-    tensors = [x_BLE, *others]
+    mask_BL: torch.Tensor | None, cu_seq_lens: torch.Tensor | None, out_BLE: torch.Tensor, *inputs: torch.Tensor
+) -> Iterator[tuple]:
+    """
+    A few whole texts at a time, so many as make a block: their mask, what is to be filled, and their part of each
+    input, as (texts, tokens, ...).
+    """
+    rows, length, width = out_BLE.shape
     if cu_seq_lens is None:
         step = max(1, BLOCK // max(length * width, 1))
         for start in range(0, rows if length else 0, step):
-            yield [tensor if tensor is None else tensor[start : start + step] for tensor in tensors]
+            some = slice(start, start + step)
+            yield None if mask_BL is None else mask_BL[some], out_BLE[some], *(x_BLE[some] for x_BLE in inputs)
         return
-    start = 0
-    # Packed texts of one length that stand side by side are worked on together.
-    for length, same in groupby(cu_seq_lens.diff().tolist()):
-        left, step = len(list(same)), max(1, BLOCK // max(length * width, 1))
-        while left and length:
-            count = min(left, step)
-            stop = start + count * length
-            yield [t if t is None else t[0, start:stop].unflatten(0, (count, length)) for t in tensors]
-            left, start = left - count, stop
+    starts_N, lengths_N = cu_seq_lens[:-1], cu_seq_lens.diff()
+    for texts, longest in group_by_length(lengths_N.tolist(), width):
+        if len(texts) == 1:
+            start = int(starts_N[texts[0]])
+            yield None, *(x_BLE[:, start : start + longest] for x_BLE in (out_BLE, *inputs))
+            continue
+        place_L = torch.arange(longest)
+        keep_KL = place_L < lengths_N[texts][:, None]
+        places_KL = starts_N[texts][:, None] + place_L * keep_KL
+        out_KLE = out_BLE.new_empty(*places_KL.shape, width)
+        taken = [torch.nn.functional.embedding(places_KL, x_BLE[0]) for x_BLE in inputs]
+        yield keep_KL, out_KLE, *(x_KLE.masked_fill_(~keep_KL[..., None], 0) for x_KLE in taken)
+        kept_T = keep_KL.flatten().nonzero()[:, 0]
+        out_BLE[0].index_copy_(0, places_KL.flatten()[kept_T], out_KLE.flatten(0, 1).index_select(0, kept_T))
+
+
+def group_by_length(lengths: list[int], width: int) -> Iterator[tuple[list[int], int]]:
+    """Packed texts of about one length, to be padded to the longest of them and worked on together; and that length."""
+    group: list[int] = []
+    tokens = 0
+    for text in sorted(range(len(lengths)), key=lengths.__getitem__):
+        size = (len(group) + 1) * lengths[text] * width
+        if group and (size > BLOCK or size - (tokens + lengths[text]) * width > PADDING):
+            yield group, lengths[group[-1]]
+            group, tokens = [], 0
+        if lengths[text]:
+            group.append(text)
+            tokens += lengths[text]
+    if group:
+        yield group, lengths[group[-1]]
 
 
 def pieces(x_BLE: torch.Tensor) -> list[slice]:
@@ -228,9 +256,9 @@ def widen_piece(x_BLE: torch.Tensor, texts: Texts, piece: slice) -> torch.Tensor
     return x_BLE if texts.mask_BL1 is None else x_BLE * texts.mask_BL1[:, piece]
 
 
-def forward_block(x_BLE, mask_BL, operation: str, magnitude: str, out_BLE: torch.Tensor) -> None:
+def forward_block(x_BLE, mask_BL, operation: str, magnitude: str, out_BLE: torch.Tensor, most: float = HALF) -> None:
     texts = Texts(x_BLE, mask_BL, None)
-    total_B1E, hard = measure(x_BLE, texts, operation)
+    total_B1E, hard = measure(x_BLE, texts, operation, most)
     if hard is None or hard.some is not None:
         scale = texts.scale(magnitude, total_B1E.dtype, total_B1E.device)
         for piece in pieces(x_BLE):
@@ -238,12 +266,20 @@ def forward_block(x_BLE, mask_BL, operation: str, magnitude: str, out_BLE: torch
             c_BLE = torch.sub(total_B1E, w_BLE * w_BLE).sqrt_()
             out_BLE[:, piece] = combine(w_BLE, c_BLE if magnitude == "l2" else c_BLE.mul_(scale), operation)
     if hard is not None:
-        hard.put(out_BLE, forward_traced(hard.take(x_BLE), hard.take_mask(mask_BL), None, operation, magnitude))
+        x_KLC, mask_KL = hard.take(x_BLE), hard.take_mask(mask_BL)
+        if x_BLE.dtype == torch.float64:
+            out_KLC = forward_traced(x_KLC, mask_KL, None, operation, magnitude)
+        else:
+            out_KLC = x_KLC.new_empty(x_KLC.shape)
+            forward_block(x_KLC, mask_KL, operation, magnitude, out_KLC, NEARLY_ALL)
+        hard.put(out_BLE, out_KLC)
 
 
-def backward_block(grad_BLE, x_BLE, mask_BL, operation: str, magnitude: str, out_BLE: torch.Tensor) -> None:
+def backward_block(
+    grad_BLE, x_BLE, mask_BL, operation: str, magnitude: str, out_BLE: torch.Tensor, most: float = HALF
+) -> None:
     texts = Texts(x_BLE, mask_BL, None)
-    total_B1E, hard = measure(x_BLE, texts, operation)
+    total_B1E, hard = measure(x_BLE, texts, operation, most)
     if hard is None or hard.some is not None:
         scale = texts.scale(magnitude, total_B1E.dtype, total_B1E.device)
         parts = []
@@ -258,22 +294,26 @@ def backward_block(grad_BLE, x_BLE, mask_BL, operation: str, magnitude: str, out
         for piece, (w_BLE, of_w_BLE, r_BLE) in zip(pieces(x_BLE), parts, strict=True):
             out_BLE[:, piece] = of_w_BLE.addcmul_(w_BLE, torch.sub(r_B1E, r_BLE, out=r_BLE))
     if hard is not None:
-        inputs = hard.take(grad_BLE), hard.take(x_BLE), hard.take_mask(mask_BL)
-        hard.put(out_BLE, backward_traced(*inputs, None, operation, magnitude))
+        grad_KLC, x_KLC, mask_KL = hard.take(grad_BLE), hard.take(x_BLE), hard.take_mask(mask_BL)
+        if x_BLE.dtype == torch.float64:
+            out_KLC = backward_traced(grad_KLC, x_KLC, mask_KL, None, operation, magnitude)
+        else:
+            out_KLC = x_KLC.new_empty(x_KLC.shape)
+            backward_block(grad_KLC, x_KLC, mask_KL, operation, magnitude, out_KLC, NEARLY_ALL)
+        hard.put(out_BLE, out_KLC)
     if mask_BL is not None:
         out_BLE.view(-1, out_BLE.shape[2]).index_fill_(0, (~mask_BL).flatten().nonzero()[:, 0], 0)
 
 
 @dataclass
 class Hard:
-    """Where `total - w_j^2` is not exact, and the traced form takes over."""
+    """Where `total - w_j^2` is not exact. In float64 it is, unless it is hard there too: then by the traced form."""
 
     # An index of K pairs of a text and its column (both columns of a pair of variants), or None: everywhere.
     some: tuple[torch.Tensor, slice, torch.Tensor] | None
-    dtype: torch.dtype
 
     def take(self, x_BLE: torch.Tensor) -> torch.Tensor:
-        return (x_BLE if self.some is None else x_BLE[self.some].transpose(1, 2)).to(self.dtype)
+        return (x_BLE if self.some is None else x_BLE[self.some].transpose(1, 2)).double()
 
     def take_mask(self, mask_BL: torch.Tensor | None) -> torch.Tensor | None:
         return mask_BL if self.some is None or mask_BL is None else mask_BL[self.some[0][:, 0]]
@@ -285,11 +325,11 @@ class Hard:
             out_BLE[self.some] = exact.transpose(1, 2).to(out_BLE.dtype)
 
 
-def measure(x_BLE: torch.Tensor, texts: Texts, operation: str) -> tuple[torch.Tensor, Hard | None]:
+def measure(x_BLE: torch.Tensor, texts: Texts, operation: str, most: float) -> tuple[torch.Tensor, Hard | None]:
     """
     The sum of squares of each text and column, and where the norm of the others is not exact as `total - w_j^2`: where
-    a token holds half of the total or more, which is common in texts of a few tokens only; and where squares overflow,
-    or are so small that some may have vanished, which calls for float64.
+    a token holds `most` of the total or more, which is common in texts of a few tokens only; and where squares
+    overflow, or are so small that some may have vanished.
     """
     totals, tops = [], []
     for piece in pieces(x_BLE):
@@ -299,19 +339,19 @@ def measure(x_BLE: torch.Tensor, texts: Texts, operation: str) -> tuple[torch.Te
         tops.append(square_BLE.amax(dim=1, keepdim=True))
     total_B1E, top_B1E = torch.stack(totals).sum(dim=0), torch.stack(tops).amax(dim=0)
 
-    is_extreme_BE = ~((total_B1E < torch.inf) & (top_B1E > 1e-24))[:, 0]
-    is_hard_BE = (2 * top_B1E >= total_B1E)[:, 0] | is_extreme_BE
+    limits = torch.finfo(total_B1E.dtype)
+    is_easy_B1E = (top_B1E < most * total_B1E) & (total_B1E < torch.inf) & (top_B1E > limits.tiny / limits.eps**2)
+    is_hard_BE = ~is_easy_B1E[:, 0]
     count = int(is_hard_BE.sum())
     if count == 0:
         return total_B1E, None
-    dtype = torch.float64 if is_extreme_BE.any() else total_B1E.dtype
     if count > is_hard_BE.numel() // 16:
-        return total_B1E, Hard(None, dtype)
+        return total_B1E, Hard(None)
     if operation != "context":
         is_hard_BE = torch.logical_or(*is_hard_BE.chunk(2, dim=1))
     rows_K, columns_K = is_hard_BE.nonzero(as_tuple=True)
     columns_KC = torch.arange(0, x_BLE.shape[2], is_hard_BE.shape[1]) + columns_K[:, None]
-    return total_B1E, Hard((rows_K[:, None], slice(None), columns_KC), dtype)
+    return total_B1E, Hard((rows_K[:, None], slice(None), columns_KC))
 
 
 # --- The Triton form, on a CUDA device --------------------------------------------------------------------------------

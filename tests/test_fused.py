@@ -46,11 +46,11 @@ def draw(kind: str, *shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def lay_out(layout: str, w_BLE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """The tokens with a mask, or end to end with offsets, one text empty and one of a single token."""
+    """The tokens with a mask, or end to end with offsets: a text is empty, one is a single token, some are short."""
     rows, length, width = w_BLE.shape
     if layout == "packed":
         total = rows * length
-        cuts = sorted({0, total // 3, min(total // 3 + 1, total), total})
+        cuts = sorted({0, *(min(total // 3 + tokens, total) for tokens in (0, 1, 4, 6, 9)), total})
         return w_BLE.reshape(1, total, width), None, torch.tensor([0, *cuts])
     if layout == "plain":
         return w_BLE, None, None
@@ -184,6 +184,44 @@ def test_nan_in_a_token_is_not_hidden():
     x_BLE[0, 2, 1] = torch.nan
     assert fused_wave.superpose(x_BLE)[..., 1].isnan().all()
     assert fused_wave.superpose(x_BLE)[..., 0].isfinite().all()
+
+
+def test_a_token_of_any_share_is_exact():
+    shares = 2.0 ** torch.arange(1, 60)
+    x_BLE = draw("random", 1, 4, len(shares)).sign()
+    x_BLE[:, 2] *= shares
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        expected = ops_wave.context_norm(x_BLE)
+        result = fused_wave.context_norm(x_BLE.to(dtype)).double()
+        assert ((result - expected).abs() <= OUTPUT[dtype] * expected).all()
+
+
+@pytest.mark.parametrize("block", [2**19, 300])
+def test_packed_texts_do_not_meet(block, monkeypatch):
+    monkeypatch.setattr(fused_wave, "BLOCK", block)
+    lengths = torch.tensor([3, 0, 5, 4, 1, 4, 30, 2])
+    cu_seq_lens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    clean_BLE = draw("random", 1, int(lengths.sum()), 10).float()
+    is_other_L = ops_wave.index_texts(cu_seq_lens, clean_BLE.shape[1]) != 3
+    results = []
+    for worst in (1.0, torch.nan, torch.inf, 1e30):
+        x_BLE = clean_BLE.clone()
+        x_BLE[0, cu_seq_lens[3]] *= worst
+        x_BLE.requires_grad_()
+        waves_BLE = fused_wave.superpose(x_BLE, cu_seq_lens=cu_seq_lens)
+        waves_BLE.sin().sum().backward()
+        results.append((waves_BLE.detach()[:, is_other_L], x_BLE.grad[:, is_other_L]))
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-6, atol=1e-6)
+
+
+def test_packed_texts_of_about_one_length_are_worked_on_together(monkeypatch):
+    monkeypatch.setattr(fused_wave, "BLOCK", 200)
+    monkeypatch.setattr(fused_wave, "PADDING", 20)
+    groups = list(fused_wave.group_by_length([9, 2, 0, 10, 3, 60, 2, 0, 9], 10))
+    assert groups == [([1, 6, 4], 3), ([0, 8], 9), ([3], 10), ([5], 60)]
+    assert list(fused_wave.group_by_length([2, 5], 10)) == [([0], 2), ([1], 5)]
+    assert list(fused_wave.group_by_length([0, 0], 10)) == []
 
 
 def test_rows_need_not_be_contiguous():

@@ -56,8 +56,8 @@ PROGRESS = {"desc": "Classifying", "unit": " texts"}
 
 # On a CPU a batch of more tokens leaves the caches.
 CPU_TOKENS = 4096
-# Packed texts are read there by groups of one length, at a fixed cost for each group. It is more than their padding
-# costs, sorted by length, if a text has so few numbers (tokens times hidden size).
+# Packed texts are gathered there into groups of about one length, at a cost for each group. It is more than their
+# padding costs, sorted by length, if a text has so few numbers (tokens times hidden size).
 CPU_NUMBERS = 1000
 
 
