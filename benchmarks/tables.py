@@ -437,6 +437,30 @@ def documents_table() -> str:
     return "\n".join(lines)
 
 
+def allocator_table() -> str:
+    """benchmarks/allocator.py: medians over the rounds, and the median of the ratios within them."""
+    groups = defaultdict(dict)
+    for row in read("allocator.jsonl"):
+        groups[row["hidden_size"], row["freed_memory"]][row["round"]] = row
+    if not groups:
+        return f"_{NOT_MEASURED.capitalize()}._"
+    lines = [
+        "| hidden size | training step as it is, ms | freed memory kept, ms | ratio | peak of the process, MiB "
+        "| freed memory kept, MiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size in sorted({size for size, _ in groups}):
+        plain, kept = groups[size, "as it is"], groups[size, "kept"]
+        ratios = [plain[turn]["step_ms"] / kept[turn]["step_ms"] for turn in plain]
+        times = [digits(median(row["step_ms"] for row in rows.values())) for rows in (plain, kept)]
+        peaks = [f"{median(row['peak_memory_mib'] for row in rows.values()):,.0f}" for rows in (plain, kept)]
+        ratio = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        lines.append(f"| {size} | {' | '.join([*times, ratio, *peaks])} |")
+    versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+    where = f"{row['device']}, {row['threads']} threads, {versions}, commit {row['commit']}, {row['date']}"
+    return "\n".join([*lines, "", f"{where}; {len(plain)} rounds, the ratio with its range."])
+
+
 def profiles_table() -> str:
     """The last profile of each case of benchmarks/profiles.py."""
     cases = {row["case"]: row for row in read("profiles.jsonl")}
@@ -820,6 +844,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sparse_steps": sparse_steps_table,
     "sparse_accuracy": sparse_accuracy_table,
     "documents": documents_table,
+    "allocator": allocator_table,
     "profiles": profiles_table,
     "int8_accuracy": int8_accuracy_table,
     "int8_time": int8_time_table,
