@@ -219,10 +219,11 @@ def blocks(
             continue
         place_L = torch.arange(longest)
         keep_KL = place_L < lengths_N[texts][:, None]
-        places_KL = starts_N[texts][:, None] + place_L * keep_KL
+        places_KL = starts_N[texts][:, None] + place_L * keep_KL  # at padding, which is not read, that of a token
         out_KLE = out_BLE.new_empty(*places_KL.shape, width)
         taken = [torch.nn.functional.embedding(places_KL, x_BLE[0]) for x_BLE in inputs]
         yield keep_KL, out_KLE, *(x_KLE.masked_fill_(~keep_KL[..., None], 0) for x_KLE in taken)
+        # The next block is asked for, so this one is filled.
         kept_T = keep_KL.flatten().nonzero()[:, 0]
         out_BLE[0].index_copy_(0, places_KL.flatten()[kept_T], out_KLE.flatten(0, 1).index_select(0, kept_T))
 
