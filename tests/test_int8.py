@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from wave_network import WaveConfig, WaveForSequenceClassification
+from wave_network.modeling_wave import fused_wave
 from wave_network.modeling_wave.embeddings_wave import WaveTokens
 from wave_network.training.cli import main
 from wave_network.training.int8 import int8_config
@@ -128,10 +129,13 @@ def test_a_text_has_the_same_projection_in_every_batch(wide: Path) -> None:
         assert torch.equal(mixing.project(hidden_states, lookups), mixing.variants(hidden_states))
 
 
-def test_it_compiles_into_one_graph(run: Path) -> None:
+def test_it_compiles_into_one_graph(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = load(run, quantization_config=int8_config()), make_batch(run)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(classify(compiled, batch), classify(model, batch), rtol=0, atol=1e-3)
+    # Compared with the form that it compiles: another one differs in a last digit, which the rounding of activations to
+    # integers can make a whole step of.
+    monkeypatch.setattr(fused_wave, "choose_form", lambda x_BLE, blocked, triton, traced: traced)
+    torch.testing.assert_close(classify(compiled, batch), classify(model, batch), rtol=0, atol=1e-5)
 
 
 # ---- Files
