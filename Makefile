@@ -60,6 +60,7 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/sparse_table.py
 	$(BIN)/python benchmarks/documents.py
+	$(BIN)/python benchmarks/allocator.py
 	$(BIN)/python benchmarks/profiles.py
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python -m wave_network.analysis.curves

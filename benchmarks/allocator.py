@@ -1,9 +1,10 @@
 """What keeping freed memory is worth to training on a CPU, and what it costs: `python benchmarks/allocator.py`.
 
 glibc gives large pieces of freed memory back to the system, which hands them out again page by page, filled with zeros.
-Two environment variables have it keep them (KEPT). A process for each measurement trains a classifier, of the paper's
-width or of the default width of `finetune`, on packed batches of 64 reviews of IMDB, at most 512 tokens of each. Both
-ways take turns. Lines are appended to benchmarks/results/allocator.jsonl. Nothing else should run on the machine.
+Two environment variables have it keep that memory (KEPT). A process for each measurement trains a classifier, of the
+paper's width or of the default width of `finetune`, on packed batches of 64 reviews of IMDB, at most 512 tokens of each.
+Both ways take turns. Lines are appended to benchmarks/results/allocator.jsonl as they are measured, and none is measured
+twice at one commit. Nothing else should run on the machine.
 """
 
 import argparse
@@ -34,11 +35,20 @@ HIDDEN_SIZES, ROUNDS = (128, 768), 3
 BATCH, LENGTH, STEPS, FIRST = 64, 512, 12, 2
 
 
-def read_batches(data: Path) -> list[dict[str, torch.Tensor]]:
+def find_data(data: Path) -> tuple[Path, Path]:
+    """The texts and the vocabulary; what is missing ends the command."""
     texts, vocabulary = data / "imdb" / "train.csv.gz", data / "bert_vocab" / "vocab.txt"
     missing = [str(path) for path in (texts, vocabulary) if not path.exists()]
     if missing:
-        sys.exit(f"Missing: {', '.join(missing)}. --data must name a folder with IMDB and BERT's vocabulary.")
+        sys.exit(
+            f"Missing: {', '.join(missing)}. --data must name a folder with imdb/train.csv.gz (IMDB, columns text and "
+            "label) and bert_vocab/vocab.txt (the vocabulary of bert-base-uncased)."
+        )
+    return texts, vocabulary
+
+
+def read_batches(data: Path) -> list[dict[str, torch.Tensor]]:
+    texts, vocabulary = find_data(data)
     with gzip.open(texts, "rt", encoding="utf-8", newline="") as file:
         rows = list(itertools.islice(csv.DictReader(file), BATCH * STEPS))
     ids = load_wave_tokenizer(vocabulary)([row["text"] for row in rows], truncation=True, max_length=LENGTH)
@@ -72,14 +82,18 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measure(arguments.data, arguments.measure)))
         return
-    read_batches(arguments.data)
-    for hidden_size, turn in tqdm(list(itertools.product(HIDDEN_SIZES, range(ROUNDS))), desc="Rounds"):
-        for way, variables in WAYS.items():
-            command = [sys.executable, __file__, "--data", str(arguments.data), "--measure", str(hidden_size)]
-            done = subprocess.run(command, env=os.environ | variables, stdout=subprocess.PIPE, text=True, check=True)
-            line = {"hidden_size": hidden_size, "freed_memory": way, "round": turn, **json.loads(done.stdout)}
-            with RESULTS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line | describe_machine() | describe_run()) + "\n")
+    find_data(arguments.data)
+    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    lines, here = [json.loads(line) for line in text.splitlines()], describe_machine() | describe_run()
+    measured = [(line["hidden_size"], line["round"], line["freed_memory"], line["commit"]) for line in lines]
+    for hidden_size, turn, way in tqdm(list(itertools.product(HIDDEN_SIZES, range(ROUNDS), WAYS)), desc="Runs"):
+        if (hidden_size, turn, way, here["commit"]) in measured:
+            continue
+        command = [sys.executable, __file__, "--data", str(arguments.data), "--measure", str(hidden_size)]
+        done = subprocess.run(command, env=os.environ | WAYS[way], stdout=subprocess.PIPE, text=True, check=True)
+        line = {"hidden_size": hidden_size, "freed_memory": way, "round": turn, **json.loads(done.stdout), **here}
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -439,11 +439,11 @@ def documents_table() -> str:
 
 def allocator_table() -> str:
     """benchmarks/allocator.py: medians over the rounds, and the median of the ratios within them."""
-    groups = defaultdict(dict)
-    for row in read("allocator.jsonl"):
-        groups[row["hidden_size"], row["freed_memory"]][row["round"]] = row
-    if not groups:
+    measured, groups = read("allocator.jsonl"), defaultdict(dict)
+    if not measured:
         return f"_{NOT_MEASURED.capitalize()}._"
+    for row in measured:
+        groups[row["hidden_size"], row["freed_memory"]][row["round"]] = row
     lines = [
         "| hidden size | training step as it is, ms | freed memory kept, ms | ratio | peak of the process, MiB "
         "| freed memory kept, MiB |",
@@ -456,8 +456,9 @@ def allocator_table() -> str:
         peaks = [f"{median(row['peak_memory_mib'] for row in rows.values()):,.0f}" for rows in (plain, kept)]
         ratio = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         lines.append(f"| {size} | {' | '.join([*times, ratio, *peaks])} |")
-    versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
-    where = f"{row['device']}, {row['threads']} threads, {versions}, commit {row['commit']}, {row['date']}"
+    last = measured[-1]
+    versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
+    where = f"{last['device']}, {last['threads']} threads, {versions}, commit {last['commit']}, {last['date']}"
     return "\n".join([*lines, "", f"{where}; {len(plain)} rounds, the ratio with its range."])
 
 

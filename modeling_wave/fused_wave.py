@@ -213,13 +213,15 @@ def blocks(
         return
     starts_N, lengths_N = cu_seq_lens[:-1], cu_seq_lens.diff()
     for texts, longest in group_by_length(lengths_N.tolist(), width):
-        if len(texts) == 1:
-            start = int(starts_N[texts[0]])
-            yield None, *(x_BLE[:, start : start + longest] for x_BLE in (out_BLE, *inputs))
+        first, count = texts[0], len(texts)
+        if int(lengths_N[first]) == longest and texts[-1] - first == count - 1:
+            # Of one length and side by side: they are a block as they lie.
+            some = slice(int(starts_N[first]), int(starts_N[first]) + count * longest)
+            yield None, *(x_BLE[0, some].unflatten(0, (count, longest)) for x_BLE in (out_BLE, *inputs))
             continue
         place_L = torch.arange(longest)
         keep_KL = place_L < lengths_N[texts][:, None]
-        places_KL = starts_N[texts][:, None] + place_L * keep_KL  # at padding, which is not read, that of a token
+        places_KL = starts_N[texts][:, None] + place_L * keep_KL  # at padding that of the first token
         out_KLE = out_BLE.new_empty(*places_KL.shape, width)
         taken = [torch.nn.functional.embedding(places_KL, x_BLE[0]) for x_BLE in inputs]
         yield keep_KL, out_KLE, *(x_KLE.masked_fill_(~keep_KL[..., None], 0) for x_KLE in taken)
@@ -308,7 +310,7 @@ def backward_block(
 
 @dataclass
 class Hard:
-    """Where `total - w_j^2` is not exact. In float64 it is, unless it is hard there too: then by the traced form."""
+    """Where `total - w_j^2` is not exact: done in float64, and what is not exact there either, traced."""
 
     # An index of K pairs of a text and its column (both columns of a pair of variants), or None: everywhere.
     some: tuple[torch.Tensor, slice, torch.Tensor] | None

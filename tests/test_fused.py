@@ -186,14 +186,17 @@ def test_nan_in_a_token_is_not_hidden():
     assert fused_wave.superpose(x_BLE)[..., 0].isfinite().all()
 
 
-def test_a_token_of_any_share_is_exact():
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_a_token_of_any_share_is_exact(dtype):
     shares = 2.0 ** torch.arange(1, 60)
-    x_BLE = draw("random", 1, 4, len(shares)).sign()
+    x_BLE, upstream_BLE = draw("random", 1, 4, len(shares)).sign(), draw("random", 1, 4, len(shares), seed=1).to(dtype)
     x_BLE[:, 2] *= shares
-    for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        expected = ops_wave.context_norm(x_BLE)
-        result = fused_wave.context_norm(x_BLE.to(dtype)).double()
-        assert ((result - expected).abs() <= OUTPUT[dtype] * expected).all()
+    how = None, None, "context", "l2"
+    expected, expected_grad = run(ops_wave, torch.float64, x_BLE, upstream_BLE.double(), *how)
+    result, result_grad = run(fused_wave, dtype, x_BLE, upstream_BLE, *how)
+    assert ((result - expected).abs() <= OUTPUT[dtype] * expected).all()
+    # Of each column, so that none hides behind another.
+    assert ((result_grad - expected_grad).abs() <= GRADIENT[dtype] * expected_grad.abs().amax(1, keepdim=True)).all()
 
 
 @pytest.mark.parametrize("block", [2**19, 300])
