@@ -2,9 +2,9 @@
 
 glibc gives large pieces of freed memory back to the system, which hands them out again page by page, filled with zeros.
 Two environment variables have it keep that memory (KEPT). A process for each measurement trains a classifier, of the
-paper's width or of the default width of `finetune`, on packed batches of 64 reviews of IMDB, at most 512 tokens of each.
-Both ways take turns. Lines are appended to benchmarks/results/allocator.jsonl as they are measured, and none is measured
-twice at one commit. Nothing else should run on the machine.
+paper's width or of the default width of `finetune`, on packed batches of 64 reviews of IMDB, at most 512 tokens each.
+Both ways take turns. Lines are appended to benchmarks/results/allocator.jsonl as they are measured, none of them twice
+at one commit. Nothing else should run on the machine.
 """
 
 import argparse
