@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import INTERRUPTED, WORDS, finetune_small, write_data
+from huggingface_hub.errors import StrictDataclassError
+from small_runs import INTERRUPTED, WORDS, finetune_small, refuse, small_words, write_data
 
 from wave_network.training import cli
 from wave_network.training.finetune import DataArguments, ModelArguments, RunArguments
@@ -96,6 +97,26 @@ def test_settings_come_from_a_file_and_the_command_line_goes_before_it(tmp_path:
     assert arguments.lr_scheduler_kwargs == {"min_lr": 0.1}
 
 
+def test_words_of_a_settings_file_are_no_booleans_and_its_numbers_are_decimal(tmp_path: Path):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "dataset: news.csv\n"
+        "label_column: on\n"
+        "text_columns: [yes, off]\n"
+        "eval_strategy: no\n"
+        "save_strategy: no\n"
+        "logging_strategy: no\n"
+        "load_best_model_at_end: false\n"
+        "bf16: no\n"
+        "run_name: 010\n"
+        "lr_scheduler_kwargs: {min_lr: 1e-5}\n"
+    )
+    data, _, arguments = parse("--config", config)
+    assert (data.label_column, data.text_columns) == ("on", ["yes", "off"])
+    assert [arguments.eval_strategy, arguments.save_strategy, arguments.logging_strategy] == ["no"] * 3
+    assert (arguments.bf16, arguments.run_name, arguments.lr_scheduler_kwargs) == (False, "010", {"min_lr": 1e-5})
+
+
 def test_the_defaults_suit_a_small_model_trained_from_scratch():
     _, _, arguments = parse("--dataset", "news.csv")
     assert arguments == RunArguments(use_cpu=True)
@@ -143,6 +164,8 @@ def test_a_word_that_belongs_to_no_setting_is_named(words: list[str], capsys: py
         ("- dataset\n- news.csv\n", "got list"),
         ("", "got NoneType"),
         ("dataset: [news.csv\n", "not YAML"),
+        ("label_column: größe\n", "not YAML"),
+        ("dataset: news.csv\nconfig: other.yaml\n", "`config` is for the command line alone, got 'other.yaml'"),
         (None, "No such file"),
     ],
 )
@@ -151,7 +174,7 @@ def test_a_settings_file_that_is_none_is_refused(
 ):
     config = tmp_path / "run.yaml"
     if content is not None:
-        config.write_text(content)
+        config.write_text(content, encoding="latin-1")
     code, _, error = run(["finetune", "--config", str(config)], capsys)
     assert code == 2
     assert len(error.splitlines()) == 1
@@ -164,6 +187,38 @@ def test_a_wrong_choice_names_the_choices(capsys: pytest.CaptureFixture[str]):
     assert code == 2
     for word in ("--wave_operation", "attention", "modulation", "interference"):
         assert word in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("per_device_train_batch_size", "0", "at least 1"),
+        ("per_device_eval_batch_size", "-1", "at least 1"),
+        ("gradient_accumulation_steps", "0", "at least 1"),
+        ("num_train_epochs", "0.0", "greater than 0"),
+        ("num_train_epochs", "-1.0", "greater than 0"),
+        ("num_train_epochs", "nan", "finite"),
+        ("num_train_epochs", "inf", "finite"),
+        ("max_length", "0", "at least 3"),
+        ("max_length", "2", "at least 3"),
+    ],
+)
+def test_a_setting_with_which_nothing_is_learned_is_refused(
+    name: str, value: str, allowed: str, capsys: pytest.CaptureFixture[str]
+):
+    code, _, error = run(["finetune", "--dataset", "missing.csv", "--use_cpu", f"--{name}", value], capsys)
+    assert code == 2
+    (line,) = error.splitlines()
+    assert f"`{name}` must be" in line
+    assert allowed in line
+    assert line.endswith(f"got {value}.")
+
+
+def test_the_least_that_something_is_learned_with_is_taken():
+    _, model, arguments = parse("--dataset", "news.csv", "--max_length", 3, "--gradient_accumulation_steps", 1)
+    assert (model.max_length, arguments.gradient_accumulation_steps) == (3, 1)
+    _, _, arguments = parse("--dataset", "news.csv", "--max_steps", 5, "--num_train_epochs", 0)
+    assert (arguments.max_steps, arguments.num_train_epochs) == (5, 0)  # which has no effect beside it
 
 
 # Errors
@@ -190,6 +245,19 @@ def test_an_error_of_the_user_is_one_line_and_its_trace_comes_on_request(
     with pytest.raises((OSError, ValueError)):
         cli.main(["--traceback", *words])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("conv_kernel_size", 4), ("hidden_size", 0), ("hidden_dropout_prob", 2.0)])
+def test_a_value_that_no_model_can_have_is_one_line_that_names_it(
+    name: str, value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = small_words(write_data(tmp_path), tmp_path / "run", **{name: value})
+    error = refuse(words, capsys)
+    assert error.startswith(f"wave-network finetune: ValueError: `{name}` must be")
+    assert error.endswith(f"got {value}.")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(StrictDataclassError):
+        cli.main(["--traceback", *words])
 
 
 def test_a_message_of_several_lines_becomes_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

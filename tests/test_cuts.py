@@ -1,5 +1,6 @@
 """Which training rows become the validation split: random ones, the newest, or whole texts and none of their parts."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,28 @@ def test_a_cut_that_cannot_be_made_is_refused(settings: dict[str, Any], message:
     rows = [{"id": "" if index == 2 else index, "text": f"text {index}", "label": index % 2} for index in range(9)]
     with pytest.raises(ValueError, match=re.escape(message)):
         load_text_data(write_split(tmp_path, rows), **settings)
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ([10, 9, "NA", 8, 7, "?"], "must hold numbers in every row or in none, got 'NA' in row 3"),
+        (["2026-01-02", "2026-01-03", "2026-01-04", "2026-01-05", 2026, "2026-01-06"], "got '2026' in row 5"),
+        ([10, 9, 8, float("nan"), 7, 6], "must hold a value in every row, got none in row 4"),
+    ],
+)
+def test_an_order_that_would_not_be_one_of_numbers_or_of_words_is_refused(
+    order: list[Any], message: str, tmp_path: Path
+):
+    is_missing = any(value != value for value in order)
+    rows = [
+        {"when": value if is_missing else str(value), "text": f"text {index}", "label": index % 2}
+        for index, value in enumerate(order)
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_text_data(path, validation_cut="newest", order_column="when")
 
 
 def test_a_cut_beside_a_validation_split_is_refused(tmp_path: Path):

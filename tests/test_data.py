@@ -19,6 +19,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from wave_network.training import data as data_module
 from wave_network.training.data import load_text_data, read_texts
+from wave_network.training.finetune import read_data
+from wave_network.training.settings import DataArguments
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ROWS = [{"text": f"text number {index}, with a comma", "label": index % 3} for index in range(30)]
@@ -45,6 +47,12 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
 
 def text_rows(count: int, **columns) -> list[dict]:
     return [{"text": f"text {index}", "label": index % 2, **columns} for index in range(count)]
+
+
+def write_class_labels(path: Path, names: list[str], labels: list[int]) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    rows = {"text": [f"text {index}" for index in range(len(labels))], "label": labels}
+    Dataset.from_dict(rows, features=features).to_parquet(str(path))
 
 
 def labels_by_text(split: Dataset, label_names: list[str]) -> dict[str, str]:
@@ -126,6 +134,13 @@ def test_splits_can_be_named(tmp_path):
         load_text_data(tmp_path, train_split="first", test_split="first")
 
 
+def test_the_settings_of_finetune_name_the_splits(tmp_path):
+    for count, split in enumerate(("first", "second", "third"), start=1):
+        write_rows(tmp_path / f"{split}.csv", ROWS[: 9 * count])
+    data = read_data(DataArguments(str(tmp_path), train_split="third", validation_split="second", test_split="first"))
+    assert (len(data.train), len(data.validation), len(data.test)) == (27, 18, 9)
+
+
 def test_unused_splits_are_named_and_not_read(tmp_path, caplog):
     write_rows(tmp_path / "train.csv", ROWS)
     (tmp_path / "unsup.csv").write_bytes(b"\xff\xfe unreadable")
@@ -136,8 +151,55 @@ def test_unused_splits_are_named_and_not_read(tmp_path, caplog):
 def test_folder_with_two_files_for_a_split_is_refused(tmp_path):
     write_rows(tmp_path / "train.csv", ROWS)
     write_rows(tmp_path / "train.json", ROWS)
-    with pytest.raises(ValueError, match="several for 'train'"):
+    with pytest.raises(ValueError, match=r"one file for each split.* got for 'train' \['train.csv', 'train.json'\]"):
         load_text_data(tmp_path)
+
+
+def test_a_folder_in_the_layout_of_the_hub_is_read(tmp_path):
+    write_rows(tmp_path / "train-00000-of-00001.parquet", ROWS)
+    write_rows(tmp_path / "validation_matched-00000-of-00001.parquet", ROWS[:4])
+    write_rows(tmp_path / "test-00000-of-00001.parquet", ROWS[:6])
+    data = load_text_data(tmp_path, validation_split="validation_matched")
+    assert (len(data.train), len(data.validation), len(data.test)) == (30, 4, 6)
+
+
+def test_the_parts_of_a_split_are_read_together_in_their_order(tmp_path):
+    write_rows(tmp_path / "train-00001-of-00002.csv", ROWS[10:])
+    write_rows(tmp_path / "train-00000-of-00002.csv", ROWS[:10])
+    write_rows(tmp_path / "validation.csv", ROWS[:5])
+    assert load_text_data(tmp_path).train["text"][:] == [row["text"] for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train-00000-of-00002.csv"],
+        ["train-00001-of-00002.csv"],
+        ["train-00000-of-00001.csv", "train.csv"],
+        ["train-00000-of-00001.csv", "train-00000-of-00001.json"],
+        ["train-00000-of-00002.csv", "train-00001-of-00003.csv"],
+    ],
+)
+def test_a_split_whose_parts_are_not_there_once_each_is_refused(tmp_path, names):
+    for name in names:
+        write_rows(tmp_path / name, ROWS)
+    with pytest.raises(ValueError, match=rf"each of its parts once, got for 'train' {re.escape(str(names))}"):
+        load_text_data(tmp_path)
+
+
+def test_parts_of_a_split_that_declare_other_label_names_are_refused(tmp_path):
+    write_class_labels(tmp_path / "train-00000-of-00002.parquet", ["neg", "pos"], [0, 1] * 5)
+    write_class_labels(tmp_path / "train-00001-of-00002.parquet", ["pos", "neg"], [0, 1] * 5)
+    with pytest.raises(ValueError, match=r"parts .*00000-of-00002\.parquet, .* must declare the same features"):
+        load_text_data(tmp_path)
+
+
+def test_files_whose_names_begin_with_a_dot_are_no_splits(tmp_path):
+    for split in ("train", "test"):
+        write_rows(tmp_path / f"{split}.csv", ROWS)
+        (tmp_path / f"._{split}.csv").write_bytes(b"\x00\x05\x16\x07 of macOS")
+    data = load_text_data(tmp_path)
+    assert (len(data.train), len(data.validation), len(data.test)) == (27, 3, 30)
 
 
 def test_folder_without_data_lists_what_it_holds(tmp_path):
@@ -418,6 +480,73 @@ def test_classes_txt_must_hold_different_names(tmp_path, content):
         load_text_data(tmp_path)
 
 
+def test_each_split_is_read_by_the_label_names_that_it_declares(tmp_path):
+    write_class_labels(tmp_path / "train.parquet", ["pos", "neg"], [0, 1] * 5)
+    write_class_labels(tmp_path / "test.parquet", ["neg", "pos"], [0, 0, 1])
+    data = load_text_data(tmp_path)
+    assert data.label_names == ["pos", "neg"]
+    assert list(labels_by_text(data.test, data.label_names).values()) == ["neg", "neg", "pos"]
+
+
+@pytest.mark.parametrize("names", [["pos", "neg"], ["2", "1"]])
+def test_declared_label_names_meet_the_same_names_in_a_csv_file(tmp_path, names):
+    write_rows(tmp_path / "train.csv", [{"text": f"text {index}", "label": names[index % 2]} for index in range(10)])
+    write_class_labels(tmp_path / "test.parquet", names, [0, 0, 1])
+    data = load_text_data(tmp_path)
+    assert data.label_names == sorted(names)
+    assert list(labels_by_text(data.test, data.label_names).values()) == [names[0], names[0], names[1]]
+
+
+@pytest.mark.parametrize("labels", [["0", "0", "1"], ["pos", "pos", "neg"]])
+def test_a_split_without_declared_names_is_read_by_those_of_the_training_rows(tmp_path, labels):
+    write_class_labels(tmp_path / "train.parquet", ["pos", "neg"], [0, 1] * 5)
+    write_rows(tmp_path / "test.csv", [{"text": f"text {index}", "label": label} for index, label in enumerate(labels)])
+    assert load_text_data(tmp_path).test["label"][:] == [0, 0, 1]
+
+
+def test_integers_of_the_training_rows_stay_beside_a_split_that_names_them(tmp_path):
+    write_rows(tmp_path / "train.csv", text_rows(10))
+    write_class_labels(tmp_path / "test.parquet", ["neg", "pos"], [0, 0, 1])
+    data = load_text_data(tmp_path)
+    assert data.label_names == ["0", "1"]
+    assert data.test["label"][:] == [0, 0, 1]
+
+
+def test_a_label_that_a_split_declares_and_the_training_rows_do_not_is_refused(tmp_path):
+    write_class_labels(tmp_path / "train.parquet", ["neg", "pos"], [0, 1] * 5)
+    write_class_labels(tmp_path / "test.parquet", ["bad", "pos"], [0, 0, 1])
+    with pytest.raises(ValueError, match=r"test split must be among \['neg', 'pos'\], as the names are, got \['bad'\]"):
+        load_text_data(tmp_path)
+
+
+def test_label_names_that_contradict_classes_txt_are_refused(tmp_path):
+    write_rows(tmp_path / "train.csv", text_rows(10))
+    write_class_labels(tmp_path / "test.parquet", ["neg", "pos"], [0, 0, 1])
+    (tmp_path / "classes.txt").write_text("neg\npos\n", encoding="utf-8")
+    assert load_text_data(tmp_path).test["label"][:] == [0, 0, 1]
+    (tmp_path / "classes.txt").write_text("pos\nneg\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"test split declares must be those of `classes.txt`.*got \['neg', 'pos'\]"):
+        load_text_data(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [["01", "02", "10"], ["1e5", "2e3", "7"], ["1", "01", "1e0"], ["v1.0", "v1", "1.5"]])
+def test_names_that_look_like_numbers_stay_as_they_are(tmp_path, labels):
+    rows = [{"text": f"text {index}", "label": labels[index % 3]} for index in range(12)]
+    data = load_text_data(write_rows(tmp_path / "a.csv", rows))
+    assert data.label_names == sorted(labels)
+    rows_read = labels_by_text(data.train, data.label_names) | labels_by_text(data.validation, data.label_names)
+    assert rows_read == {row["text"]: row["label"] for row in rows}
+
+
+def test_fractions_are_names_where_classes_txt_lists_them(tmp_path):
+    versions = ["1.5", "1.0"]
+    write_rows(tmp_path / "train.csv", [{"text": f"text {index}", "label": versions[index % 2]} for index in range(10)])
+    (tmp_path / "classes.txt").write_text("1.5\n1.0\n", encoding="utf-8")
+    data = load_text_data(tmp_path)
+    assert data.label_names == versions
+    assert Counter(data.train["label"]) == {0: 4, 1: 4}
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_label_that_was_not_trained_is_refused(tmp_path, split):
     write_rows(tmp_path / "train.csv", ROWS)
@@ -482,7 +611,14 @@ def test_test_file_without_labels_is_left_out(tmp_path, caplog):
     write_rows(tmp_path / "train.csv", ROWS)
     write_rows(tmp_path / "test.csv", [{"text": "to predict"}])
     assert load_text_data(tmp_path).test is None
-    assert "test split has no labels" in caplog.text
+    assert "test split has no labels (no column 'label' among ['text'])" in caplog.text
+
+
+def test_a_label_column_of_another_case_is_named_where_it_is_not_found(tmp_path, caplog):
+    write_rows(tmp_path / "train.csv", ROWS)
+    write_rows(tmp_path / "test.csv", [{"text": "a", "Label": 1}])
+    assert load_text_data(tmp_path).test is None
+    assert "test split has no labels (no column 'label' among ['text', 'Label'])" in caplog.text
 
 
 # Empty texts
@@ -631,6 +767,19 @@ def read_all(path: Path) -> list[dict[str, str]]:
         ("a.json", b'{\n"text": ["a"]}', "JSON object on each line .*or, as .json, a list of them.*line 1"),
         ("a.json", b'[{"text": "a", "label": 0}, 3]', "must hold JSON objects, got int in item 2"),
         ("a.json", b'[{"text": "a", "label": 0}, {"text": "b"', "it cannot be read after item 1"),
+        ("a.json", b'[{"text": "a"}]\n[{"text": "b"}]', r"after item 1, at character 17: got '\[\{\"text"),
+        ("a.json", b'[{"text": "a"}] garbage', "after item 1, at character 17: got 'garbage'"),
+        ("a.json", b'[{"text": "a"} {"text": "b"}]', r"after item 1, at character 16: got '\{\"text"),
+        ("a.json", b'[{"text": "a"},]', r"after item 1, at character 16: got '\]'"),
+        ("a.json", b'[,{"text": "a"}]', "after item 0, at character 2: got ',"),
+        ("a.json", b'[{"text": "a"}', "after item 1, at character 15: got the end of the file"),
+        (
+            "a.json",
+            b'[{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]",
+            "after item 0, at character 2: .*recursion",
+        ),
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "line 1 cannot be read: .*recursion"),
+        ("a.json", b'[{"text": "a", "label": ' + b"1" * 5000 + b"}]", "after item 0, at character 2: .*digits"),
         ("a.json", b'[{"text": "a", "label": 0}, {"text": 1}]', "must hold one kind of value in each column"),
         ("a.jsonl", b'{"text": "\\ud800", "label": 0}\n', "must hold one kind of value in each column.*surrogate"),
         ("a.parquet", b"PAR1 is not enough", "must be a Parquet file; it cannot be read"),
@@ -688,6 +837,17 @@ def test_texts_come_in_order_and_whole_at_any_part_size(tmp_path, monkeypatch, f
     batches = list(read_texts(path, batch_size=4))
     assert [len(batch) for batch in batches] == [4, 4, 1]
     assert [row for batch in batches for row in batch] == [{"text": text} for text in texts]
+
+
+@pytest.mark.parametrize("part_size", [1, 7])
+def test_what_follows_a_list_is_refused_at_any_part_size(tmp_path, monkeypatch, part_size):
+    monkeypatch.setattr(data_module, "BYTES_AT_ONCE", part_size)
+    path = tmp_path / "a.json"
+    path.write_text('[{"text": "a"}, {"text": "b"}]\n  \n', encoding="utf-8")
+    assert read_all(path) == [{"text": "a"}, {"text": "b"}]
+    path.write_text('[{"text": "a"}, {"text": "b"}]\n  \n[]', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"after item 2, at character 35: got '\["):
+        read_all(path)
 
 
 @pytest.mark.parametrize("file_name", ["a.txt", "a.txt.gz"])

@@ -50,6 +50,7 @@ from wave_network.hub_card import push_run
 from wave_network.training import finetune
 from wave_network.training import settings as settings_module
 from wave_network.training.cli import main, parse_settings, print_results
+from wave_network.training.settings import DataArguments
 from wave_network.training.tracking import track
 
 RUN_FILES = {
@@ -275,6 +276,22 @@ def test_a_folder_with_anything_in_it_is_refused_and_nothing_in_it_changes(
     assert snapshot(tmp_path) == {"thesis.txt": hashlib.sha256(b"years of work").hexdigest()}
 
 
+def test_a_folder_that_is_no_run_is_no_run_to_go_on_with(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "README.md").write_text("years of work")
+    (tmp_path / "config.json").write_text("{}")
+    before = snapshot(tmp_path)
+    error = refuse(small_words(data, tmp_path, resume=True), capsys)
+    assert f"{str(tmp_path)!r} is no run to go on with" in error
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("dataset", ["data/texts.csv.gz", "data/.texts.csv", "data/texts", "data/texts/"])
+def test_the_run_folder_is_called_after_the_data(dataset: str):
+    assert finetune.name_of(DataArguments(dataset)) == "texts"
+
+
 # A run that stops early
 
 EARLY = {
@@ -346,6 +363,15 @@ def test_early_stopping_without_anything_to_go_by_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_bad_name_on_the_hub_is_refused_before_the_training(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    error = refuse(small_words(data, tmp_path / "run", hub_model_id="a bad name/x/y"), capsys)
+    assert "`hub_model_id`" in error
+    assert "'a bad name/x/y'" in error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_patience_of_zero_is_none(data: Path, tmp_path: Path):
     run = finetune_small(data, tmp_path / "run", early_stopping_patience=0, max_steps=2)
     assert read_metrics(run)["end"] == {"step": 2, "epoch": pytest.approx(2 / 14), "reason": "max_steps"}
@@ -377,6 +403,67 @@ def test_a_run_interrupted_before_its_first_checkpoint_starts_again(run: Path, d
         shutil.rmtree(checkpoint)
     finetune_small(data, parted, resume=True)
     assert distance(run, parted) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "value"),
+    [
+        ("learning_rate", 0.01, 0.5),
+        ("seed", 42, 1),
+        ("num_train_epochs", 3.0, 4.0),
+        ("per_device_train_batch_size", 8, 16),
+        ("hidden_size", 16, 32),
+        ("wave_operation", "modulation", "interference"),
+        ("class_weights", "none", "balanced"),
+    ],
+)
+def test_a_run_goes_on_with_the_settings_that_it_was_begun_with(
+    data: Path, tmp_path: Path, name: str, was: Any, value: Any, capsys: pytest.CaptureFixture[str]
+):
+    parted = interrupt(data, tmp_path / "parted", saves=1)
+    before = snapshot(parted)
+    error = refuse(small_words(data, parted, resume=True, **{name: value}), capsys)
+    assert f"`{name}` ({value!r}) must be what it was" in error
+    assert f"begun with {was!r}" in error
+    assert snapshot(parted) == before
+
+
+def test_a_run_goes_on_with_the_rows_that_it_was_begun_with(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    parted = interrupt(data, tmp_path / "parted", saves=1)
+    before = snapshot(parted)
+    (tmp_path / "other").mkdir()
+    write_csv(tmp_path / "other" / "train.csv", make_rows(120, seed=5))
+    error = refuse(small_words(tmp_path / "other", parted, resume=True), capsys)
+    assert "`dataset`" in error
+    assert f"--dataset {data}" in error  # how it was begun
+    assert snapshot(parted) == before
+
+
+@pytest.fixture
+def moved(data: Path, tmp_path: Path) -> Path:
+    """A run whose best checkpoint is its first one, interrupted after its last, in a folder that was renamed then."""
+    parted = interrupt(data, tmp_path / "parted", saves=3, save_total_limit=3)
+    path = parted / "checkpoint-42" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    state |= {"best_global_step": 14, "best_metric": 1.0, "best_model_checkpoint": str(parted / "checkpoint-14")}
+    path.write_text(json.dumps(state))
+    return parted.rename(tmp_path / "moved")
+
+
+def test_a_run_that_was_moved_keeps_its_best_model(data: Path, moved: Path):
+    finetune_small(data, moved, resume=True, save_total_limit=3)
+    assert distance(moved, moved / "checkpoint-14") == 0
+    assert distance(moved, moved / "checkpoint-42") > 0
+    assert read_metrics(moved)["best"]["step"] == 14
+
+
+def test_a_run_without_its_best_model_does_not_go_on(data: Path, moved: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.rmtree(moved / "checkpoint-14")
+    error = refuse(small_words(data, moved, resume=True, save_total_limit=3), capsys)
+    assert str(moved / "checkpoint-14") in error
+    assert not (moved / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("damage", ["weights", "state", "no state"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import WORDS, make_rows, write_csv
+from small_runs import WORDS, make_rows, refuse, write_csv
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -485,6 +485,10 @@ def test_a_chunk_that_is_lost_is_missed(model: Path, file: Path, monkeypatch: py
         ({"text_columns": ["body"]}, ["`text_columns`", "'body'", "'text'"]),
         ({"batch_size": "0"}, ["`batch_size`", "at least 1", "0"]),
         ({"model": "./missing"}, ["./missing"]),
+        ({"model": "./missing", "device": "gpu"}, ["`device`", "'gpu'", "'cpu'"]),
+        ({"model": "./missing", "device": "cuda:99"}, ["`device`", "'cuda:99'", "'cpu'"]),
+        ({"model": "./missing", "device": "meta"}, ["`device`", "'meta'", "'cpu'"]),
+        ({"output": ".", "overwrite": True}, ["`output`", "folder '.'"]),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(
@@ -504,6 +508,53 @@ def test_bad_input_is_one_line_that_names_it(
     for word in words:
         assert word in error
     assert [path.name for path in file.parent.iterdir()] == ["texts.csv"]
+
+
+@pytest.mark.parametrize("how", ["same", "another spelling", "link to the input", "link as the input"])
+def test_the_input_is_not_replaced_by_the_output(model: Path, file: Path, how: str):
+    link = file.with_name("link.csv")
+    if how.startswith("link"):
+        link.symlink_to(file)
+    source = link if how == "link as the input" else file
+    output = {"another spelling": file.parent / ".." / file.parent.name / file.name, "link to the input": link}
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=r"`output` must be another file than `file`"):
+        classify(model, source, output=str(output.get(how, file)), overwrite=True)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"hidden_size": 8}, ["`model`", "odd", "'classifier.weight'", "(3, 8)", "(3, 16)"]),
+        ({"hidden_dropout_prob": 2}, ["ValueError: `hidden_dropout_prob` must be", "got 2"]),
+    ],
+)
+def test_a_model_with_another_configuration_than_it_was_saved_with_is_one_line_that_names_what_is_wrong(
+    tokenizer: Any,
+    file: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+):
+    folder = save_model(tmp_path / "odd", tokenizer, AWKWARD)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    error = refuse(["predict", str(folder), "--file", str(file), "--device", "cpu"], capsys)
+    for word in words:
+        assert word in error
+    assert not file.with_name("texts.csv.predictions.csv").exists()
+
+
+def test_a_model_that_is_no_classifier_is_refused(
+    model: Path, tokenizer: Any, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    AutoModelForSequenceClassification.from_pretrained(model).wave.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    error = refuse(["predict", str(tmp_path / "encoder"), "--file", str(file), "--device", "cpu"], capsys)
+    assert "must be a trained classifier" in error
+    assert "'classifier.bias'" in error
 
 
 def test_pickled_weights_are_refused(model: Path, file: Path, tokenizer: Any, tmp_path: Path):

@@ -24,7 +24,7 @@ from wave_network.training import cli, spaces
 from wave_network.training import settings as settings_module
 from wave_network.training import sweep as sweep_module
 from wave_network.training.settings import ModelArguments, RunArguments
-from wave_network.training.spaces import choose_space, read_space, suggest
+from wave_network.training.spaces import choose_space, list_tried, read_space, suggest
 
 SPACE = """
 learning_rate: {low: 1e-3, high: 5e-2, log: true}
@@ -222,6 +222,20 @@ def test_a_sweep_that_has_ended_is_left_as_it_is_or_goes_on_with_more_trials(
     record = sweep_small(data, folder, space, resume=True, trials=TRIALS + 1)
     assert tried(record)[:TRIALS] == tried(read_sweep(swept))
     assert len(record["trials"]) == TRIALS + 1
+
+
+def test_a_trial_that_a_killed_sweep_had_not_written_is_written_by_the_next_one(
+    swept: Path, data: Path, space: Path, tmp_path: Path
+):
+    folder = shutil.copytree(swept, tmp_path / "killed")
+    record = read_sweep(swept)
+    before = record | {"trials": record["trials"][:-1], "best": None}
+    (folder / "sweep.json").write_text(json.dumps(before))
+    for name in ("best.yaml", "trials.csv"):
+        (folder / name).unlink()
+    assert sweep_small(data, folder, space, resume=True) == record
+    for name in ("best.yaml", "trials.csv"):
+        assert (folder / name).read_bytes() == (swept / name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -435,6 +449,22 @@ def test_a_space_is_read_with_the_kinds_of_its_settings(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("choice", "tried"),
+    [
+        ([0.1, 0.9, 0.5], [0.1, 0.9, 0.5]),
+        ({"low": 3, "high": 6}, [3, 4, 5, 6]),
+        ({"low": 16, "high": 18, "log": True}, [16, 17, 18]),
+        ({"low": 3, "high": 8, "step": 2}, [3, 5, 7]),
+        ({"low": 1, "high": 400}, [*range(1, 51), 400]),
+        ({"low": 0.0, "high": 1.0, "step": 0.5}, [0.0, 1.0]),
+        ({"low": 1, "high": 2.5}, [1, 2.5]),
+    ],
+)
+def test_all_values_of_a_list_or_of_a_small_range_of_whole_numbers_are_tried_out(choice: Any, tried: list[Any]):
+    assert list_tried(choice) == tried
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         ("", ["must hold lines"]),
@@ -471,6 +501,15 @@ def test_a_space_is_read_with_the_kinds_of_its_settings(tmp_path: Path):
         ("ema_decay: {low: 0, high: 1}\n", ["`ema_decay`", "less than 1"]),
         ("hidden_dropout_prob: {low: 0, high: 2}\n", ["`hidden_dropout_prob`", "2.0"]),
         ("conv_kernel_size: [null, 4]\n", ["`conv_kernel_size`", "4"]),
+        ("conv_kernel_size: {low: 3, high: 7}\n", ["`conv_kernel_size`", "cannot be 4"]),
+        ("num_train_epochs: {low: 1, high: 4, step: 1.5}\n", ["`num_train_epochs`", "a whole step", "1.5"]),
+        ("num_train_epochs: [0, 4]\n", ["`num_train_epochs`", "cannot be 0", "greater than 0"]),
+        ("adam_beta1: [0.9, 1.0]\n", ["`adam_beta1`", "cannot be 1.0"]),
+        ("adam_beta2: {low: 0.9, high: 1}\n", ["`adam_beta2`", "cannot be 1.0"]),
+        (
+            "lr_scheduler_type: [linear, cosine_with_min_lr]\n",
+            ["`lr_scheduler_type`", "cannot be 'cosine_with_min_lr'", "min_lr"],
+        ),
         ("vocab_size: [100, 200]\n", ["'vocab_size'"]),
     ],
 )

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import huggingface_hub
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 # What `--help` shows of TrainingArguments; `--help_all` shows the rest.
@@ -112,11 +114,16 @@ def main(words: Sequence[str] | None = None) -> None:
     except Exception as error:
         # httpx, through which huggingface_hub speaks, says that nobody answers, but not who.
         is_connection = type(error).__module__.startswith("httpx")
-        if arguments.traceback or not (is_connection or isinstance(error, (OSError, ValueError, ImportError))):
+        is_of_user = isinstance(error, (OSError, ValueError, ImportError, StrictDataclassError))
+        if arguments.traceback or not (is_connection or is_of_user):
             raise
+        cause: BaseException = error
+        # A bad value in the configuration of a model: what is said of it comes wrapped by huggingface_hub.
+        while isinstance(cause, StrictDataclassError) and cause.__cause__ is not None:
+            cause = cause.__cause__
         where = f" (asking {huggingface_hub.constants.ENDPOINT})" if is_connection else ""
-        message = " ".join(str(error).split())
-        sys.stderr.write(f"wave-network {arguments.verb}: {type(error).__name__}: {message}{where}\n")
+        message = " ".join(str(cause).split())
+        sys.stderr.write(f"wave-network {arguments.verb}: {type(cause).__name__}: {message}{where}\n")
         sys.exit(2)
 
 
@@ -287,14 +294,35 @@ def list_given(words: list[str]) -> set[str]:
     return {word[2:].partition("=")[0].replace("-", "_") for word in insert_config(words) if word.startswith("--")}
 
 
+class ConfigLoader(yaml.SafeLoader):
+    """
+    YAML in which null, true, false and decimal numbers alone are not words, which are for argparse to read. PyYAML goes
+    by YAML 1.1, where no and on are booleans, 010 is 8, and 1e-3 is a word.
+    """
+
+    yaml_implicit_resolvers = {}
+
+
+for tag, pattern in {
+    "null": "null|Null|NULL|~|",
+    "bool": "true|True|TRUE|false|False|FALSE",
+    "int": "[-+]?(0|[1-9][0-9]*)",
+    "float": r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+    "merge": "<<",
+}.items():
+    ConfigLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"({pattern})$"), None)
+
+
 def read_config(file: str) -> list[str]:
     """A YAML file of `name: value` as the words of a command line."""
     try:
-        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        settings = yaml.load(Path(file).read_text(encoding="utf-8"), ConfigLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"--config {file}: is not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"--config {file}: must hold lines of `name: value`, got {type(settings).__name__}.")
+    if "config" in settings:
+        raise ValueError(f"--config {file}: `config` is for the command line alone, got {settings['config']!r}.")
     words = []
     for name, value in settings.items():
         if isinstance(value, list):

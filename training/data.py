@@ -15,7 +15,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain, islice
@@ -50,7 +50,13 @@ SPLIT_NAMES = {
 }
 FILE_ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-JSON_GAP = re.compile(r"\s*[\[,]?\s*")
+# Labels that are read as integers: pandas writes 1.0 for 1 in a column with gaps. 01 and 1e5 are names.
+INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
+# How datasets and the Hub call the parts of a split: train-00000-of-00002.
+PART = re.compile(r"-\d{5}-of-(\d{5})$")
+JSON_SPACE = re.compile(r"[ \t\r\n]*")
+# What may come after what in a list of objects, where "{" stands for an object.
+JSON_LIST = {"": "[", "[": "{]", "{": ",]", ",": "{", "]": ""}
 ROWS_AT_ONCE = 8192
 BYTES_AT_ONCE = 1 << 20
 
@@ -112,8 +118,9 @@ def load_text_data(
     Args:
         dataset: A built-in name (`bbc_news`); or a local file (CSV, TSV, JSON, JSON lines; each also with `.gz`;
             Parquet); or a local folder with one such file for each split (`train`, `validation` or `valid`, `val`,
-            `dev`, and `test`) and, optionally, a `classes.txt` with one label name a line in label order; or a folder
-            written by `save_to_disk` of the datasets library; or else a name on the Hub.
+            `dev`, and `test`), or all its parts (`train-00000-of-00002` and so on), and, optionally, a `classes.txt`
+            with one label name a line in label order; or a folder written by `save_to_disk` of the datasets library; or
+            else a name on the Hub.
         text_columns: The columns with the text. Two are a pair of texts (`text` and `text_pair`); more than two are
             joined by spaces into one text. Without it: a column with a usual name (`text`, `sentence`, `question` and
             `sentence`, ...), or else the only column with words.
@@ -126,8 +133,8 @@ def load_text_data(
         validation_cut: Which rows these are: "random" ones; the "newest" by `order_column`; or "whole_texts", for rows
             that are parts of other rows: whole ones, and what is found in them alone is not trained on. The fraction is
             then that of the whole texts of 8 words or more.
-        order_column: The column by which the training rows are ordered, in time for example: numbers, or words in
-            alphabetical order, as dates in ISO 8601 are.
+        order_column: The column by which the training rows are ordered, in time for example: numbers alone, or words
+            alone in alphabetical order, as dates in ISO 8601 are.
         dataset_config: The configuration of a data set on the Hub, such as `sst2` of `nyu-mll/glue`.
         train_split: The name of the split to train on, where it is not one of the usual ones.
         validation_split: The same for validation, such as `validation_matched`.
@@ -136,7 +143,8 @@ def load_text_data(
 
     Returns:
         The splits, with one label map: integers in their order, strings in alphabetical order, or the order of the
-        names that the source declares.
+        names that `classes.txt` or the training rows declare. Where another split declares its own names, its labels
+        are read by those.
 
     Raises:
         FileNotFoundError: There is no such file or folder, or the package of `bbc_news` is not installed.
@@ -168,15 +176,22 @@ def load_text_data(
         refuse_column_in_use("weight_column", weight_column, text_columns, label_column)
         tables["train"], weights = take_weights(tables["train"], weight_column)
     text_columns, label_column = find_columns(tables["train"], text_columns, label_column)
-    if class_names is None:
-        class_names = declared_names(tables["train"], label_column)
     splits = {split: read_split(split, table, text_columns, label_column) for split, table in tables.items()}
-    splits = {split: rows for split, rows in splits.items() if split == "train" or has_labels(split, rows, splits)}
+    for split in [split for split in splits if split != "train"]:
+        if not has_labels(splits[split]["label"], splits["train"]["label"]):
+            warn_of_no_labels(split, tables[split].column_names, label_column)
+            del splits[split]
+    own_names = {split: declared_names(tables[split], label_column) for split in splits}
+    if class_names is None:
+        class_names = own_names["train"]
+    else:
+        refuse_other_names(own_names, class_names)
     if weights is not None:
         splits["train"]["weight"] = weights
     if order is not None:
         splits["train"]["order"] = order
     splits["train"] = drop_empty_texts(splits["train"])
+    splits = name_labels(splits, own_names, class_names)
     label_names, labels = index_labels(splits, class_names)
     splits = {split: rows | {"label": labels[split]} for split, rows in splits.items()}
 
@@ -249,7 +264,7 @@ def read_texts(
 
 # Sources: what a name stands for. A file is read only if its split is used.
 
-Source: TypeAlias = Path | Dataset | pa.Table
+Source: TypeAlias = list[Path] | Dataset | pa.Table
 
 
 def find_sources(name: str, config: str | None) -> tuple[Mapping[str, Source], list[str] | None]:
@@ -262,7 +277,7 @@ def find_sources(name: str, config: str | None) -> tuple[Mapping[str, Source], l
     if path.is_dir():
         return find_in_folder(path)
     if path.is_file():
-        return {"train": path}, None
+        return {"train": [path]}, None
     if looks_like_path(name):
         raise FileNotFoundError(f"There is no file or folder {name!r}.")
     try:
@@ -319,14 +334,13 @@ def find_in_folder(folder: Path) -> tuple[Mapping[str, Source], list[str] | None
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         saved = datasets.load_from_disk(str(folder))
         return (dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}), None
-    sources: dict[str, Source] = {}
+    sources: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()):
-        split, ending = file.name.split(".")[0], file_ending(file)
-        if ending not in FILE_ENDINGS or not file.is_file():
-            continue
-        if split in sources:
-            raise ValueError(f"The folder {folder} must hold one file for each split, got several for {split!r}.")
-        sources[split] = file
+        # macOS puts a ._train.csv beside train.csv on disks of other systems.
+        if file_ending(file) in FILE_ENDINGS and file.is_file() and not file.name.startswith("."):
+            sources.setdefault(PART.sub("", stem(file)), []).append(file)
+    for split, files in sources.items():
+        check_parts(folder, split, files)
     if not sources:
         raise FileNotFoundError(
             f"The folder {folder} must hold a file `train` with one of the endings {list(FILE_ENDINGS)}, got "
@@ -334,6 +348,22 @@ def find_in_folder(folder: Path) -> tuple[Mapping[str, Source], list[str] | None
         )
     classes = folder / "classes.txt"
     return sources, read_class_names(classes) if classes.is_file() else None
+
+
+def stem(path: Path) -> str:
+    """The name of a file without its endings, of which `.csv.gz` are two."""
+    return path.name.split(".")[0]
+
+
+def check_parts(folder: Path, split: str, files: Sequence[Path]) -> None:
+    """Refuses several files for a split unless they are all its parts. In alphabetical order these are in theirs."""
+    part = PART.search(stem(files[0]))
+    expected = [f"{split}-{index:05}-of-{part[1]}" for index in range(int(part[1]))] if part else [split]
+    if [stem(file) for file in files] != expected:
+        raise ValueError(
+            f"The folder {folder} must hold one file for each split, or each of its parts once, got for {split!r} "
+            f"{[file.name for file in files]}."
+        )
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -368,13 +398,17 @@ def choose_splits(name: str, available: list[str], asked: Mapping[str, str | Non
 
 
 def read_source(source: Source) -> pa.Table:
-    if isinstance(source, Path):
-        bar = {"desc": source.name, "unit": " rows", "unit_scale": ROWS_AT_ONCE, "leave": False, "disable": None}
-        tables = tqdm(read_tables(source, ROWS_AT_ONCE), **bar)
+    if isinstance(source, list):
+        bar = {"unit": " rows", "unit_scale": ROWS_AT_ONCE, "leave": False, "disable": None}
+        tables = [table for path in source for table in tqdm(read_tables(path, ROWS_AT_ONCE), desc=path.name, **bar)]
+        files = ", ".join(map(str, source))
+        if len({(table.schema.metadata or {}).get(b"huggingface") for table in tables}) > 1:
+            # Of these the first would hold for all, and its label names may have another order.
+            raise ValueError(f"The parts {files} of a split must declare the same features.")
         try:
             return pa.concat_tables(tables, promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise ValueError(f"{source} must hold one kind of value in each column: {error}") from error
+            raise ValueError(f"{files} must hold one kind of value in each column: {error}") from error
     if isinstance(source, Dataset):
         return source.with_format("arrow")[:]
     return source
@@ -474,14 +508,25 @@ def take_order(table: pa.Table, order_column: str) -> tuple[pa.Table, list[Any]]
     """The training rows without their order, which must not be taken for text or labels, and this."""
     check_columns("order_column", [order_column], table.column_names)
     values = table.column(order_column).to_pylist()
-    texts = ["" if value is None else str(value).strip() for value in values]
+    texts = ["" if is_missing(value) else str(value).strip() for value in values]
     if "" in texts:
         raise ValueError(
             f"The order column {order_column!r} must hold a value in every row, got none in row {texts.index('') + 1} "
             "of the train split (counted from 1)."
         )
-    are_numbers = all(NUMBER.fullmatch(text) for text in texts)
-    return table.drop_columns([order_column]), [Decimal(text) for text in texts] if are_numbers else texts
+    are_numbers = [NUMBER.fullmatch(text) is not None for text in texts]
+    if len(set(are_numbers)) > 1:
+        # Numbers among words would be in alphabetical order, 10 before 9. The rarer kind is the odd one.
+        odd = are_numbers.index(sum(are_numbers) * 2 < len(texts))
+        raise ValueError(
+            f"The order column {order_column!r} must hold numbers in every row or in none, got {texts[odd]!r} in row "
+            f"{odd + 1} of the train split (counted from 1)."
+        )
+    return table.drop_columns([order_column]), [Decimal(text) for text in texts] if all(are_numbers) else texts
+
+
+def is_missing(value: Any) -> bool:
+    return value is None or value != value  # NaN: what pandas writes for a missing number
 
 
 def take_weights(table: pa.Table, weight_column: str) -> tuple[pa.Table, list[float]]:
@@ -548,18 +593,22 @@ def read_split(split: str, table: pa.Table, text_columns: Sequence[str], label_c
 
 
 def label_text(value: Any) -> str | None:
-    if value is None or value != value:  # NaN: what pandas writes for a missing number
+    if is_missing(value):
         return None
     if isinstance(value, float) and value.is_integer():  # a column of integers with a missing one becomes floats
         value = int(value)
     return str(value).strip() or None
 
 
-def has_labels(split: str, rows: Mapping[str, list[Any]], splits: Mapping[str, Mapping[str, list[Any]]]) -> bool:
-    hidden = set(rows["label"]) <= {None, "-1"} and "-1" not in splits["train"]["label"]
-    if hidden:
-        logger.warning("The %s split has no labels (missing, or all -1): it is left out.", split)
-    return not hidden
+def has_labels(labels: Sequence[str | None], train_labels: Sequence[str | None]) -> bool:
+    return not set(labels) <= {None, "-1"} or "-1" in train_labels
+
+
+def warn_of_no_labels(split: str, columns: Sequence[str], label_column: str) -> None:
+    reason = "missing, or all -1"
+    if label_column not in columns:
+        reason = f"no column {label_column!r} among {list(columns)}"
+    logger.warning("The %s split has no labels (%s): it is left out.", split, reason)
 
 
 def drop_empty_texts(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -580,8 +629,56 @@ def take_rows(rows: Mapping[str, list[Any]], indices: Sequence[int]) -> dict[str
 
 def declared_names(table: pa.Table, label_column: str) -> list[str] | None:
     """The label names of a `ClassLabel`, which datasets keeps in the schema (of Parquet files too)."""
+    if label_column not in table.column_names:
+        return None
     feature = Features.from_arrow_schema(table.select([label_column]).schema)[label_column]
     return list(feature.names) if isinstance(feature, ClassLabel) else None
+
+
+def refuse_other_names(own_names: Mapping[str, list[str] | None], class_names: list[str]) -> None:
+    for split, names in own_names.items():
+        if names is not None and names != class_names:
+            raise ValueError(
+                f"The label names that the {split} split declares must be those of `classes.txt`, {class_names}, got "
+                f"{names}."
+            )
+
+
+def name_labels(
+    splits: Mapping[str, Mapping[str, list[Any]]],
+    own_names: Mapping[str, list[str] | None],
+    label_names: list[str] | None,
+) -> dict[str, dict[str, list[Any]]]:
+    """
+    The splits with names in place of integers that count names: those that the split itself declares, whose order may
+    be another than that of the training rows, or else `label_names`.
+    """
+    trained = set(splits["train"]["label"])
+    undeclared = {label for split, rows in splits.items() if own_names[split] is None for label in rows["label"]}
+    named = {}
+    for split, rows in splits.items():
+        names = own_names[split]
+        if names is None and are_integers(undeclared):
+            names = label_names
+        elif names is not None and label_names is None and are_integers(trained) and not trained <= set(names):
+            names = None  # the training rows have integers too, and no names
+        labels = rows["label"] if names is None else name_integers(split, rows["label"], names)
+        named[split] = {**rows, "label": labels}
+    return named
+
+
+def name_integers(split: str, labels: Sequence[str | None], names: Sequence[str]) -> list[str | None]:
+    known = {label: int(Decimal(label)) for label in labels if label is not None}
+    unknown = sorted({value for value in known.values() if not 0 <= value < len(names)})
+    if unknown:
+        raise ValueError(
+            f"The labels of the {split} split must be from 0 to {len(names) - 1}, as the names are, got {unknown}."
+        )
+    return [None if label is None else names[known[label]] for label in labels]
+
+
+def are_integers(labels: Iterable[str | None]) -> bool:
+    return all(label is None or INTEGER.fullmatch(label) for label in labels)
 
 
 def index_labels(
@@ -595,25 +692,23 @@ def index_labels(
                 f"{len(rows['row'])}, such as the rows {missing[:10]} (counted from 1)."
             )
     distinct = {label for rows in splits.values() for label in rows["label"]}
-    are_numbers = all(NUMBER.fullmatch(label) for label in distinct)
-    integers = {label: as_integer(label) for label in distinct} if are_numbers else {}
-    known: dict[Any, int]
+    integers: dict[str, int] = {}
     if declared is None:
-        in_order = sorted({integers.get(label, label) for label in splits["train"]["label"]})
-        label_names = [str(value) for value in in_order]
-        known = {value: index for index, value in enumerate(in_order)}
-    else:
-        label_names = declared
-        known = {index if are_numbers else name: index for index, name in enumerate(declared)}
+        refuse_fractions(distinct)
+        integers = {label: int(Decimal(label)) for label in distinct} if are_integers(distinct) else {}
+    in_order = declared or sorted({integers.get(label, label) for label in splits["train"]["label"]})
+    label_names = [str(value) for value in in_order]
+    known = {value: index for index, value in enumerate(in_order)}
 
     indexed: dict[str, list[int]] = {}
     for split, rows in splits.items():
         values = [integers.get(label, label) for label in rows["label"]]
         unknown = sorted(set(values) - known.keys())
         if unknown:
-            choices = f"from 0 to {len(label_names) - 1}" if declared and are_numbers else f"among {label_names}"
             origin = "names" if declared else "training labels"
-            raise ValueError(f"The labels of the {split} split must be {choices}, as the {origin} are, got {unknown}.")
+            raise ValueError(
+                f"The labels of the {split} split must be among {label_names}, as the {origin} are, got {unknown}."
+            )
         indexed[split] = [known[value] for value in values]
         unseen = sorted(set(indexed[split]) - set(indexed["train"]))
         if unseen:
@@ -628,13 +723,15 @@ def index_labels(
     return label_names, indexed
 
 
-def as_integer(label: str) -> int:
-    number = Decimal(label)
-    if number != number.to_integral_value():
-        raise ValueError(
-            f"Labels must be integers or names: this command does classification, not regression, got {label}."
-        )
-    return int(number)
+def refuse_fractions(labels: set[str]) -> None:
+    """Refuses numbers some of which are no whole ones. Among words, or in `classes.txt`, they are names."""
+    if all(NUMBER.fullmatch(label) for label in labels):
+        fractions = [label for label in sorted(labels) if float(label) % 1 > 0]
+        if fractions:
+            raise ValueError(
+                "Labels must be integers or names: this command does classification, not regression, got "
+                f"{fractions[0]}. A folder with a `classes.txt` that lists them makes names of them."
+            )
 
 
 def cut_validation(rows: Mapping[str, list[Any]], cut: str, fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -763,7 +860,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also for a number of thousands of digits
             raise ValueError(
                 f"The file {path} must hold a JSON object on each line (or, as .json, a list of them); line {number} "
                 f"cannot be read: {error}"
@@ -774,21 +871,38 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 def read_json_list(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of one JSON list, without holding the list."""
     decoder = json.JSONDecoder()
-    buffer, start, count = "", 0, 0
+    buffer, start, passed, count = "", 0, 0, 0  # passed: characters before the buffer
+    last = ""
     for text in read_text(path):
-        buffer, start = buffer[start:] + text, 0
+        buffer, start, passed = buffer[start:] + text, 0, passed + start
         while True:
-            gap = JSON_GAP.match(buffer, start)
-            start = gap.end() if gap else start
-            if buffer.startswith("]", start):
-                return
+            start = cast(re.Match, JSON_SPACE.match(buffer, start)).end()
+            mark = buffer[start : start + 1]
+            if not mark:
+                break
+            if mark != "{" and mark in JSON_LIST[last]:
+                start, last = start + 1, mark
+                continue
+            if "{" not in JSON_LIST[last]:
+                raise json_list_error(path, count, passed + start, f"got {buffer[start : start + 20]!r}")
             try:
                 row, start = decoder.raw_decode(buffer, start)
             except json.JSONDecodeError:
                 break  # the object goes on in the next part, or the file is not JSON, which its end tells
-            count += 1
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists
+                raise json_list_error(path, count, passed + start, str(error)) from error
+            count, last = count + 1, "{"
             yield check_object(row, path, f"item {count}")
-    raise ValueError(f"The file {path} must hold a list of JSON objects; it cannot be read after item {count}.")
+    if last != "]":
+        rest = buffer[start : start + 20]
+        raise json_list_error(path, count, passed + start, f"got {rest!r}" if rest else "got the end of the file")
+
+
+def json_list_error(path: Path, count: int, position: int, reason: str) -> ValueError:
+    return ValueError(
+        f"The file {path} must hold one list of JSON objects; it cannot be read after item {count}, at character "
+        f"{position + 1}: {reason}."
+    )
 
 
 def check_object(row: Any, path: Path, where: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 import sys
 import tempfile
@@ -16,7 +15,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError, safe_open
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -44,8 +44,19 @@ from .mixup import Mixup, find_classifier, refuse_unfit_mixup
 from .optimizer import LazyAdamW, with_dense_gradients
 from .packing import DataCollatorWithPacking, takes_packed
 from .record import count_parameters, summarise, write_record
+from .resuming import (
+    BEGUN,
+    describe_beginning,
+    find_checkpoint,
+    read_beginning,
+    refuse_existing,
+    refuse_foreign,
+    refuse_other_beginning,
+    settle_best,
+    write_beginning,
+)
 from .settings import DataArguments, ModelArguments, RunArguments, find_changed
-from .sharding import is_sharded, refuse_unfit_sharding, set_up_sharding
+from .sharding import refuse_unfit_sharding, set_up_sharding
 from .subwords import (
     SubwordEmbedding,
     add_subwords,
@@ -229,8 +240,12 @@ def finetune(
     arguments.output_dir = str(folder)
     # Before anything is written, all processes look at the folder.
     with arguments.main_process_first(desc="look at the run folder"):
-        checkpoint = find_checkpoint(folder) if arguments.resume else None
         refuse_existing(folder, arguments.resume)
+        refuse_foreign(folder)
+        checkpoint = find_checkpoint(folder) if arguments.resume else None
+        if checkpoint is not None:
+            settle_best(checkpoint, is_wanted=arguments.load_best_model_at_end)
+        before = read_beginning(folder)
     refuse_unfit_sharding(arguments, checkpoint)
     refuse_other_averaging(arguments, checkpoint)
     arguments.dataloader_pin_memory &= arguments.device.type == "cuda"
@@ -247,6 +262,9 @@ def finetune(
     settle_subwords(arguments, tokenizer, is_new)
     arguments.settle_epochs(len(data.train), is_new)
     refuse_other_subwords(arguments, checkpoint)
+    beginning = describe_beginning(data_arguments, model_arguments, arguments, data)
+    if before is not None:
+        refuse_other_beginning(folder, data_arguments.dataset, beginning, before)
     set_seed(arguments.seed)
     model = (make_model or get_model)(model_arguments, tokenizer, data.label_names)
     if arguments.calibrate:
@@ -276,7 +294,8 @@ def finetune(
         is_main = trainer.is_world_process_zero()
         if is_main:
             # From the first checkpoint on, a push of the run folder finds code, tokenizer and settings in it.
-            folder.mkdir(parents=True, exist_ok=True)
+            if before is None:
+                write_beginning(folder, beginning)
             model.config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             print_summary(model, counts, data, folder)
@@ -313,6 +332,7 @@ def finetune(
             own_loss=compute_loss_func,
             own_model=make_model,
         )
+        (folder / BEGUN).unlink(missing_ok=True)
     arguments.distributed_state.wait_for_everyone()
     return folder
 
@@ -365,6 +385,13 @@ def refuse_unfit(arguments: RunArguments) -> None:
     refuse_unfit_subwords(arguments)
     if arguments.sparse_embeddings:
         refuse_unfit_for_sparse(arguments)
+    if arguments.hub_model_id is not None:  # the card names it, at the end
+        try:
+            validate_repo_id(arguments.hub_model_id)
+        except HFValidationError as error:
+            raise ValueError(
+                f"`hub_model_id` must be a name, or an owner and a name, got {arguments.hub_model_id!r}: {error}"
+            ) from error
 
 
 def refuse_unfit_for_sparse(arguments: RunArguments) -> None:
@@ -404,41 +431,9 @@ def refuse_other_losses(data_arguments: DataArguments, arguments: RunArguments) 
             raise ValueError(f"`{name}` ({settings[name]!r}) does not go with a `compute_loss_func`. Leave out one.")
 
 
-def refuse_existing(folder: Path, resume: bool) -> None:
-    """A run is never overwritten: a folder with anything in it needs `--resume`, and an ended run another folder."""
-    if (folder / "metrics.json").exists():
-        raise FileExistsError(f"The run in `output_dir` {str(folder)!r} has ended. Choose another folder.")
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(
-            f"`output_dir` {str(folder)!r} exists and is not empty. Choose another folder, or go on with --resume."
-        )
-
-
-def find_checkpoint(folder: Path) -> Path | None:
-    """The last complete checkpoint of a run; one that was cut short while it was written is passed over."""
-    checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
-    for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        if is_complete(checkpoint):
-            return checkpoint
-        print(f"{checkpoint} is not complete and is passed over.", file=sys.stderr)
-    return None
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether Trainer got to the end of a checkpoint: it writes its state last. Weights say how long they must be."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        if is_sharded(checkpoint):
-            return True
-        with safe_open(checkpoint / "model.safetensors", framework="pt"):
-            return True
-    except (OSError, ValueError, SafetensorError):
-        return False
-
-
 def name_of(arguments: DataArguments) -> str:
     """What a folder is called after its data."""
-    return Path(arguments.dataset).resolve().name.split(".")[0]
+    return Path(arguments.dataset).resolve().name.lstrip(".").split(".")[0]
 
 
 def read_data(arguments: DataArguments) -> TextData:
@@ -451,6 +446,8 @@ def read_data(arguments: DataArguments) -> TextData:
         validation_fraction=arguments.validation_fraction,
         validation_cut=arguments.validation_cut,
         order_column=arguments.order_column,
+        train_split=arguments.train_split,
+        validation_split=arguments.validation_split,
         test_split=arguments.test_split,
     )
 

@@ -78,14 +78,15 @@ def predict(arguments: PredictArguments) -> Path | None:
 
     Raises:
         FileExistsError: The output exists and `overwrite` is not set.
-        ValueError, OSError: The model, the file or a column is not as it must be, or not as it was when the run was
-            interrupted; the message names it.
+        ValueError, OSError: The model, the file, a column or the device is not as it must be, or not as it was when the
+            run was interrupted; the message names it.
         ConnectionError: Another process has ended.
         SystemExit: Another process reports one of these.
     """
     with join_processes() as processes:
         with processes.together():
             output = find_output(arguments, processes)
+            refuse_bad_device(arguments.device)
             # The file first: a model may have to come from the Hub.
             batches = read_texts(arguments.file, text_columns=arguments.text_columns, batch_size=CHUNK)
             chunks = number(batches, processes)
@@ -122,6 +123,10 @@ def find_output(arguments: PredictArguments, processes: Processes) -> Path | Non
         return None
     source = Path(arguments.file)
     output = Path(arguments.output) if arguments.output else source.with_name(f"{source.name}.predictions.csv")
+    if output.is_dir():
+        raise ValueError(f"`output` must be a file, got the folder {str(output)!r}.")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ValueError(f"`output` must be another file than `file` ({arguments.file!r}), got {str(output)!r}.")
     if output.exists() and not arguments.overwrite:
         raise FileExistsError(f"The output {str(output)!r} exists. Choose another `output`, or add --overwrite.")
     return output
@@ -223,9 +228,25 @@ class Classifier:
 
     def __init__(self, name: str, device: str | None, batch_size: int, trust_remote_code: bool):
         self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        self.model = AutoModelForSequenceClassification.from_pretrained(
-            name, use_safetensors=True, trust_remote_code=trust_remote_code
+        # Sizes that differ are let pass here, where transformers would only point to a table above, and refused below.
+        self.model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
+        if loaded["mismatched_keys"]:
+            weight, found, expected = min(loaded["mismatched_keys"])
+            raise ValueError(
+                f"`model` {name!r} must have the {weight!r} that its {CONFIG_NAME} asks for, of shape "
+                f"{tuple(expected)}, got one of shape {tuple(found)}."
+            )
+        if loaded["missing_keys"]:
+            raise ValueError(
+                f"`model` {name!r} must be a trained classifier; it has no {min(loaded['missing_keys'])!r}, without "
+                "which its labels would be random."
+            )
         self.device = torch.device(device or choose_device())
         self.model.to(self.device).eval()
         self.batch_size = batch_size
@@ -297,6 +318,16 @@ class Classifier:
             probabilities = logits.softmax(-1).tolist()
             best = self.labels[int(logits.argmax())]
         return [best, f"{max(probabilities):.6f}", *(f"{value:.6f}" for value in probabilities)]
+
+
+def refuse_bad_device(device: str | None) -> None:
+    """Raises a ValueError if torch cannot compute on the device."""
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        found += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(f"`device` must be one that torch finds here, of {found}, got {device!r}.") from error
 
 
 def choose_device() -> str:

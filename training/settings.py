@@ -60,6 +60,11 @@ class DataArguments:
     order_column: str | None = field(
         default=None, metadata={"help": "Column by which --validation_cut newest goes: numbers, or ISO dates."}
     )
+    train_split: str | None = field(default=None, metadata={"help": "Split to train on, where it is not called so."})
+    validation_split: str | None = field(
+        default=None,
+        metadata={"help": "Split to validate on, where it is not called so, such as 'validation_matched' of MNLI."},
+    )
     test_split: str | None = field(
         default=None, metadata={"help": "Split to test on, where it is not called so, such as 'validation' of SST-2."}
     )
@@ -124,6 +129,13 @@ class ModelArguments:
         default=WaveConfig.token_dropout_prob,
         metadata={"help": "Share of the tokens of a new model that lose their whole embedding in a training step."},
     )
+
+    def __post_init__(self) -> None:
+        # Two tokens stand around a text. With these alone nothing is left of it, and with fewer nothing is cut off.
+        if self.max_length < 3:
+            raise ValueError(
+                f"`max_length` must be at least 3, for two special tokens and one of the text, got {self.max_length}."
+            )
 
 
 @dataclass
@@ -253,6 +265,7 @@ class RunArguments(TrainingArguments):
         self.changed = find_changed(self, leave_out=("hub_token", "resume"))
         self.settle_loss()
         self.check_choice_of_best()
+        self.check_steps()
         if not 0 <= self.mixup_alpha < math.inf:
             raise ValueError(f"`mixup_alpha` must be a finite number of at least 0, got {self.mixup_alpha}.")
         if self.subword_buckets is not None and self.subword_buckets < 0:
@@ -292,6 +305,16 @@ class RunArguments(TrainingArguments):
             enough = math.ceil(FEW_STEPS / math.ceil(rows / batch)) if is_new else 0
             self.num_train_epochs = float(max(EPOCHS, min(enough, MANY_EPOCHS)))
         return self.num_train_epochs
+
+    def check_steps(self) -> None:
+        """Raises a ValueError if a batch would be empty, a step of no batch, or training over before it begins."""
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        epochs = self.num_train_epochs
+        # With `max_steps` it has no effect.
+        if self.max_steps <= 0 and epochs is not None and not 0 < epochs < math.inf:
+            raise ValueError(f"`num_train_epochs` must be a finite number greater than 0, got {epochs}.")
 
     def check_choice_of_best(self) -> None:
         """Raises a ValueError if the metric is none of ours, or early stopping has nothing to go by."""

@@ -55,6 +55,8 @@ SEARCHABLE = OF_THE_MODEL | OF_THE_RUN
 MAY_BE_NONE = ("intermediate_size", "ngram_vocab_size", "ngram_hidden_size")
 MAY_BE_OFF = ("conv_kernel_size", "subword_buckets")  # 0 is none; without a value they are on
 
+FEW = 50  # of a range of whole numbers so many values are tried out, and the last one
+
 EPOCHS_AROUND = {"low": 3, "high": 15}
 DEFAULT_SPACE: Space = {
     "learning_rate": {"low": 3e-4, "high": 1e-2, "log": True},
@@ -147,6 +149,8 @@ def read_choice(name: str, choice: Any) -> list[Any] | dict[str, Any]:
         ends["log"] = True
     if step is not None:
         ends["step"] = read_value(name, step)
+        if is_whole(ends) and not isinstance(ends["step"], int):
+            raise ValueError(f"must have a whole step between whole ends, got {choice!r}.")
     return ends
 
 
@@ -182,13 +186,23 @@ def suggest(trial: "optuna.Trial", space: Mapping[str, list[Any] | dict[str, Any
             values[name] = trial.suggest_categorical(name, choice)
             continue
         low, high, log, step = choice["low"], choice["high"], choice.get("log", False), choice.get("step")
-        if isinstance(low, int) and isinstance(high, int):
+        if is_whole(choice):
             values[name] = trial.suggest_int(name, low, high, log=log, step=step or 1)
         else:
             values[name] = trial.suggest_float(name, low, high, log=log, step=step)
     return values
 
 
-def list_ends(choice: list[Any] | dict[str, Any]) -> list[Any]:
-    """All values of a list, or the two ends of a range."""
-    return choice if isinstance(choice, list) else [choice["low"], choice["high"]]
+def is_whole(ends: dict[str, Any]) -> bool:
+    """Whether a range is one of whole numbers."""
+    return isinstance(ends["low"], int) and isinstance(ends["high"], int)
+
+
+def list_tried(choice: list[Any] | dict[str, Any]) -> list[Any]:
+    """All values of a list, the first ones of a range of whole numbers and its last one, or the two ends of a range."""
+    if isinstance(choice, list):
+        return choice
+    if not is_whole(choice):
+        return [choice["low"], choice["high"]]
+    values = range(choice["low"], choice["high"] + 1, choice.get("step", 1))
+    return [*values[:FEW], *values[FEW:][-1:]]

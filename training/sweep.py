@@ -24,6 +24,7 @@ from transformers import (
     PrinterCallback,
     ProgressCallback,
     TrainerCallback,
+    get_scheduler,
     set_seed,
 )
 from transformers.trainer_utils import SaveStrategy
@@ -39,15 +40,15 @@ from .finetune import (
     get_tokenizer,
     name_of,
     read_data,
-    refuse_existing,
     refuse_unfit,
     refuse_useless,
 )
 from .losses import WithSampleWeights, make_loss
 from .metrics import ClassificationReport
 from .record import describe_device, get_versions, write_atomically
-from .settings import DataArguments, ModelArguments, RunArguments, as_words, find_changed
-from .spaces import OF_THE_MODEL, OF_THE_RUN, Space, choose_space, fit_epochs, list_ends, suggest
+from .resuming import refuse_existing
+from .settings import FEW_STEPS, DataArguments, ModelArguments, RunArguments, as_words, find_changed
+from .spaces import OF_THE_MODEL, OF_THE_RUN, Space, choose_space, fit_epochs, list_tried, suggest
 from .subwords import add_subwords, settle_subwords
 from .tracking import print_trackers, refuse_missing_trackers, track
 
@@ -265,19 +266,44 @@ def refuse_bad_values(
     tokenizer: PreTrainedTokenizerBase,
     data: TextData,
 ) -> None:
-    """Tries the ends of each range and all values of each list before the first trial; a ValueError names a bad one."""
+    """
+    Tries the values of each list and each small range of whole numbers, and the ends of the others, before the first
+    trial; a ValueError names a bad one.
+    """
     if not space:
         raise ValueError("There is nothing left to search: give fewer settings a value, or name others by --space.")
     for name, choice in space.items():
-        for value in list_ends(choice):
+        for value in list_tried(choice):
             try:
                 if name in OF_THE_RUN:
-                    refuse_unfit(replace(arguments, **{name: value}))
+                    settled = replace(arguments, **{name: value})
+                    refuse_unfit(settled)
+                    make_scheduler(settled)
                 else:
                     with torch.device("meta"):
                         get_model(replace(model_arguments, **{name: value}), tokenizer, data.label_names)
             except Exception as error:
                 raise ValueError(f"`{name}` of the space cannot be {value!r}: {error}") from error
+
+
+def make_scheduler(arguments: RunArguments) -> torch.optim.lr_scheduler.LRScheduler:
+    """
+    The scheduler of some training with an optimizer that has nothing to do. Both refuse values that the arguments let
+    pass. `optim` may need a model of its own; what can be searched is checked by AdamW as by others.
+    """
+    optimizer = torch.optim.AdamW(
+        [torch.zeros(1)],
+        lr=arguments.learning_rate,
+        betas=(arguments.adam_beta1, arguments.adam_beta2),
+        weight_decay=arguments.weight_decay,
+    )
+    return get_scheduler(
+        arguments.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=arguments.get_warmup_steps(FEW_STEPS),
+        num_training_steps=FEW_STEPS,
+        scheduler_specific_kwargs=cast(dict[str, Any] | None, arguments.lr_scheduler_kwargs),
+    )
 
 
 def begin(
@@ -327,7 +353,7 @@ def begin(
 
 
 def run_trials(trainer: SweepTrainer, folder: Path, record: dict[str, Any], trials: int) -> None:
-    """Makes the trials that are missing, and writes the record after each."""
+    """Makes the trials that are missing, and writes the record after each, and before if some have ended."""
     import optuna
     from sqlalchemy.engine import URL
 
@@ -337,6 +363,10 @@ def run_trials(trainer: SweepTrainer, folder: Path, record: dict[str, Any], tria
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # its process was killed
     finished = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)))
+    if finished:
+        # A process that was killed may have stored a trial that it did not get to write.
+        record |= describe_trials(study)
+        write_sweep(folder, record)
     with tqdm(total=trials, initial=finished, desc="Trials", unit=" trials", disable=trainer.args.disable_tqdm) as bar:
         trainer.add_callback(TrialProgress(bar, record["metric"]))
         for number in range(finished, trials):

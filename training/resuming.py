@@ -1,0 +1,141 @@
+"""`--resume`: what a run was begun with, and from which checkpoint it goes on."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from .data import TextData
+from .record import write_atomically
+from .settings import DataArguments, ModelArguments, RunArguments, describe_command
+from .sharding import is_sharded
+
+# What a run is begun with. The record at its end says the same and more, and takes its place.
+BEGUN = "run.json"
+
+# What decides what a run learns, beside its rows and its model, so that it stays as it was begun. The texts of a step
+# do too, but are left to those who go on with other processes. A checkpoint says itself whether it has subwords and
+# averaged weights.
+DECISIVE = (
+    "seed",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "num_train_epochs",
+    "max_steps",
+    "loss",
+    "focal_gamma",
+    "label_smoothing_factor",
+    "mixup_alpha",
+    "class_weights",
+)
+OF_A_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps")
+
+
+def describe_beginning(
+    data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments, data: TextData
+) -> dict[str, Any]:
+    """What a run is begun with: the command, and what must be the same when it goes on."""
+    settings = asdict(model_arguments) | {name: getattr(arguments, name) for name in (*DECISIVE, *OF_A_STEP)}
+    beginning = {
+        "command": describe_command(data_arguments, model_arguments, arguments),
+        "fingerprint": data.fingerprint,
+        "processes": arguments.world_size,
+        "settings": {name: getattr(value, "value", value) for name, value in settings.items()},
+    }
+    return json.loads(json.dumps(beginning))
+
+
+def read_beginning(folder: Path) -> dict[str, Any] | None:
+    path = folder / BEGUN
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def write_beginning(folder: Path, beginning: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / BEGUN, json.dumps(beginning, indent=2, ensure_ascii=False) + "\n")
+
+
+def refuse_existing(folder: Path, resume: bool) -> None:
+    """A run is never overwritten: a folder with anything in it needs `--resume`, and an ended run another folder."""
+    if (folder / "metrics.json").exists():
+        raise FileExistsError(f"The run in `output_dir` {str(folder)!r} has ended. Choose another folder.")
+    if not resume and not is_empty(folder):
+        raise FileExistsError(
+            f"`output_dir` {str(folder)!r} exists and is not empty. Choose another folder, or go on with --resume."
+        )
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Nor is anything else overwritten by a run that is resumed: what is in the folder must be a run."""
+    if not is_empty(folder) and not (folder / BEGUN).exists() and not any(folder.glob("checkpoint-*")):
+        raise FileExistsError(
+            f"`output_dir` {str(folder)!r} is no run to go on with: neither {BEGUN} nor a checkpoint is in it. Choose "
+            "another folder."
+        )
+
+
+def is_empty(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def refuse_other_beginning(folder: Path, dataset: str, beginning: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    """A ValueError if a run that is resumed was begun with other rows or settings: its record would be of neither."""
+    if beginning["fingerprint"] != before["fingerprint"]:
+        raise ValueError(
+            f"`dataset` ({dataset!r}) must have the rows and labels with which the run in {folder} was begun, and be "
+            f"read and cut alike; it has others. The run was begun by: {before['command']}"
+        )
+    same = beginning["settings"].keys() - (OF_A_STEP if beginning["processes"] != before["processes"] else ())
+    for name, value in beginning["settings"].items():
+        if name in same and name in before["settings"] and value != before["settings"][name]:
+            raise ValueError(
+                f"`{name}` ({value!r}) must be what it was in the run that is resumed: that in {folder} was begun with "
+                f"{before['settings'][name]!r}."
+            )
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """The last complete checkpoint of a run; one that was cut short while it was written is passed over."""
+    checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        if is_complete(checkpoint):
+            return checkpoint
+        print(f"{checkpoint} is not complete and is passed over.", file=sys.stderr)
+    return None
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether Trainer got to the end of a checkpoint: it writes its state last. Weights say how long they must be."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        if is_sharded(checkpoint):
+            return True
+        with safe_open(checkpoint / "model.safetensors", framework="pt"):
+            return True
+    except (OSError, ValueError, SafetensorError):
+        return False
+
+
+def settle_best(checkpoint: Path, is_wanted: bool) -> None:
+    """
+    A checkpoint names the best one so far by its path. Where the folder was moved or copied since, writes the new one.
+
+    Raises:
+        FileNotFoundError: It is wanted and not there. The last weights would be kept and called the best.
+    """
+    path = checkpoint / "trainer_state.json"
+    state = json.loads(path.read_text(encoding="utf-8"))
+    if state["best_model_checkpoint"] is None:
+        return
+    best = checkpoint.parent / Path(state["best_model_checkpoint"]).name
+    if is_wanted and not best.is_dir():
+        raise FileNotFoundError(f"The best checkpoint of the run that is resumed must be in {best}; it is not there.")
+    if best.resolve() != Path(state["best_model_checkpoint"]).resolve():
+        write_atomically(path, json.dumps(state | {"best_model_checkpoint": str(best)}, indent=2) + "\n")
