@@ -541,5 +541,6 @@ STUDY = Study(
     measure=measure_complexity,
     draw=draw_complexity,
     describe=describe_complexity,
+    lengths=lambda settings: {"model_length": settings.model_length},
     needs_data=False,
 )

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification, PreTraine
 
 from ..modeling_wave import WaveForSequenceClassification
 from .figures import LOOKS
-from .study import Experiment, place, refuse_other_family
+from .study import Experiment, place, read_bert
 
 # As the looks of the figures: "Wave, modulation", "Wave, interference", "Transformer layer" and "BERT".
 CONTENDERS = tuple(LOOKS)
@@ -126,7 +126,6 @@ def run_trainings(
         contender = build(experiment, name, settings.hidden_size, settings.max_length)
         return train(contender, number, choose_learning_rate(experiment, settings, name))
 
-    refuse_too_long(experiment, settings.max_length)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     # Models take turns, seed by seed: what else the machine does meets all of them.
     turns = [(name, number) for number in range(settings.seeds) for name in CONTENDERS]
@@ -174,25 +173,17 @@ def refuse_settings(settings: TrainingSettings) -> None:
             raise ValueError(f"`{name}` must be greater than 0, got {rate}.")
 
 
-def refuse_too_long(experiment: Experiment, max_length: int) -> None:
-    """A ValueError, before anything is trained, if one of the models has no positions for so many tokens."""
-    configs = [experiment.model.config]
-    if experiment.arguments.bert is not None:
-        configs.append(refuse_other_family("bert", experiment.arguments.bert))
-    for config in configs:
-        is_bounded = getattr(config, "position_embedding_type", "absolute") == "absolute"
-        if is_bounded and max_length > config.max_position_embeddings:
-            raise ValueError(
-                f"`max_length` must be at most {config.max_position_embeddings}, for so many tokens has "
-                f"{config.name_or_path!r} positions; got {max_length}."
-            )
+def find_lengths(settings: TrainingSettings) -> dict[str, int]:
+    """The longest text that the models are given, by its setting: `Study.lengths`."""
+    return {"max_length": settings.max_length}
 
 
 def tell_bert(record: Mapping[str, Any], hidden_size: int) -> str:
     """Which BERT took part, in words."""
-    if record["bert"] is not None:
+    name = read_bert(record)
+    if name is not None:
         return (
-            f"BERT is {record['bert']} with its trained weights; the Transformer layer is one layer of its shape with "
+            f"BERT is {name} with its trained weights; the Transformer layer is one layer of its shape with "
             "random weights and its token embeddings, as in the paper."
         )
     shape = (

@@ -23,6 +23,7 @@ from .contenders import (
     Contender,
     TrainingSettings,
     draw_batches,
+    find_lengths,
     make_optimizer,
     refuse_settings,
     run_trainings,
@@ -271,4 +272,5 @@ STUDY = Study(
     draw=draw_convergence,
     describe=describe_convergence,
     check=refuse_settings,
+    lengths=find_lengths,
 )

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .study import STUDIES, load_study, save_pictures, write_atomically, write_tables
+from .study import STUDIES, load_study, read_bert, save_pictures, write_atomically, write_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "analysis"
@@ -46,7 +46,8 @@ def describe_run(record: dict[str, Any]) -> str:
     """In which run a result was measured: the command, with what is set other than by default, and the machine."""
     words = ["wave-network", "analyze", record["study"], "--model", record["model"]["name"]]
     words += ["--data", record["data"]["name"]] if record["data"] else []
-    words += ["--bert", record["bert"]] if record["bert"] else []
+    bert = read_bert(record)
+    words += [] if bert is None else ["--bert", bert]
     defaults = asdict(load_study(record["study"]).settings())
     for name, value in record["settings"].items():
         if value != defaults[name]:

@@ -14,8 +14,9 @@ readable operations, and what the hand-written backward says, against the closed
 stands there.
 """
 
+import contextlib
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -26,12 +27,14 @@ import torch
 from tqdm.auto import tqdm
 
 from ..modeling_wave import fused_wave, ops_wave
+from ..modeling_wave.embeddings_wave import WaveEmbeddings, WaveTokens
 from .contenders import (
     CONTENDERS,
     PAPER,
     Contender,
     TrainingSettings,
     draw_batches,
+    find_lengths,
     make_optimizer,
     refuse_settings,
     run_trainings,
@@ -187,10 +190,11 @@ def find_gradients(contender: Contender, inputs: dict[str, torch.Tensor]) -> dic
         the mean loss by the parameters of the classifier, as one vector.
     """
     model: Any = contender.model
-    inputs = dict(inputs)
-    embeddings_BLD: Any = model.get_input_embeddings()(inputs.pop("input_ids"))
+    embeddings_BLD: Any = model.get_input_embeddings()(inputs["input_ids"])
     embeddings_BLD.retain_grad()
-    model(inputs_embeds=embeddings_BLD, **inputs).loss.backward()
+    others = {name: value for name, value in inputs.items() if name != "input_ids"}
+    with knows_ngrams(model, inputs):
+        model(inputs_embeds=embeddings_BLD, **others).loss.backward()
     # The loss is the mean over the texts: so many times that is the gradient of a text's own.
     of_texts_BLD = embeddings_BLD.grad * len(embeddings_BLD)
     texts = [
@@ -198,6 +202,25 @@ def find_gradients(contender: Contender, inputs: dict[str, torch.Tensor]) -> dic
     ]
     classifier = [parameter.grad.flatten() for parameter in model.classifier.parameters()]
     return {"[CLS] token": [text[0] for text in texts], "input text": texts, "classifier": [torch.cat(classifier)]}
+
+
+@contextlib.contextmanager
+def knows_ngrams(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Gives the n-grams of the tokens to a Wave Network that has some: by embeddings alone it leaves them out."""
+    embeddings = next((part for part in model.modules() if isinstance(part, WaveEmbeddings)), None)
+    if embeddings is None:
+        yield
+        return
+    ngram_ids_BLN = embeddings.find_ngrams(WaveTokens.check(inputs["input_ids"], inputs["attention_mask"]))
+
+    def add(_: torch.nn.Module, arguments: tuple[WaveTokens]) -> None:
+        arguments[0].ngram_ids_BLN = ngram_ids_BLN
+
+    handle = embeddings.register_forward_pre_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def summarise(norms: list[list[float]]) -> dict[str, Any]:
@@ -394,4 +417,5 @@ STUDY = Study(
     draw=draw_gradients,
     describe=describe_gradients,
     check=refuse_settings,
+    lengths=find_lengths,
 )

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, set_seed
 from ..modeling_wave.embeddings_wave import WaveTokens
 from ..modeling_wave.ops_wave import lift, superpose
 from .figures import BLACK, BLUE, GREY, VERMILION, new_figure
-from .study import Experiment, Picture, Result, Study
+from .study import Experiment, Picture, Result, Study, read_bert
 
 # The corner of a Jacobian that is drawn, and the rows that are differentiated at once.
 CORNER, AT_ONCE = 48, 64
@@ -372,7 +372,8 @@ def format_share(share: float) -> str:
 
 def name_bert(record: dict[str, Any], result: IndependenceResult) -> str:
     shape = f"{result.bert_shape['num_hidden_layers']} layers, width {result.bert_shape['hidden_size']}"
-    return f"BERT {record['bert']} ({shape})" if record["bert"] else f"BERT with random weights ({shape})"
+    name = read_bert(record)
+    return f"BERT with random weights ({shape})" if name is None else f"BERT {name} ({shape})"
 
 
 def describe_sample(record: dict[str, Any], result: IndependenceResult) -> str:
@@ -430,4 +431,5 @@ STUDY = Study(
     measure=measure_independence,
     draw=draw_independence,
     describe=describe_independence,
+    lengths=lambda settings: {"max_length": settings.max_length},
 )

@@ -262,4 +262,5 @@ STUDY = Study(
     measure=measure_phase,
     draw=draw_phase,
     describe=describe_phase,
+    lengths=lambda settings: {"lengths": max(settings.lengths)},
 )

@@ -24,7 +24,7 @@ import json
 import os
 import platform
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import version
@@ -50,7 +50,7 @@ from ..modeling_wave.embeddings_wave import WaveTokens
 from ..training.data import TextData, load_text_data
 from .figures import save_figure
 
-STUDY_SCHEMA = 1
+STUDY_SCHEMA = 2
 
 # In the order of the paper: the name of a study is that of its module.
 STUDIES = {
@@ -68,6 +68,8 @@ FAMILIES = {"model": ("wave",), "bert": ("bert",)}
 # What a run of the same study must have in common with what lies in its folder.
 DECISIVE = ("study", "seed", "settings", "model", "bert", "data")
 
+# Fields of a config in which two copies of one model may differ.
+OF_ORIGIN = ("_name_or_path", "auto_map", "transformers_version")
 
 # What is made from the parts, beside the figures.
 WRITTEN = ("result.json", "table.csv", "table.md", "report.md")
@@ -150,6 +152,7 @@ class Study:
         packages: What must be installed beside what the package itself needs: the extra `analyze`.
         needs_data, needs_classifier: Whether it needs labelled data, and a trained classifier.
         check: Raises a ValueError if a setting is not as it must be.
+        lengths: The longest text that a model is given, in tokens, by the name of the setting that says so.
     """
 
     title: str
@@ -164,6 +167,7 @@ class Study:
     needs_data: bool = True
     needs_classifier: bool = False
     check: Callable[[Any], None] = lambda settings: None
+    lengths: Callable[[Any], Mapping[str, int]] = lambda settings: {}
 
 
 def load_study(name: str) -> Study:
@@ -351,9 +355,12 @@ class Experiment:
         return record
 
     def describe(self) -> dict[str, Any]:
-        """`study.json`. Loads the model and the data, so that what is wrong with them is said first."""
+        """`study.json`. Loads the models and the data, so that what is wrong with them is said first."""
         needed = self.arguments.data is not None or self.study.needs_data
-        model = self.model
+        model, lengths = self.model, self.study.lengths(self.settings)
+        refuse_too_long(model.config, lengths)
+        if self.arguments.bert is not None:
+            refuse_too_long(refuse_other_family("bert", self.arguments.bert), lengths)
         return {
             "schema": STUDY_SCHEMA,
             "study": self.name,
@@ -361,19 +368,29 @@ class Experiment:
             "settings": json.loads(json.dumps(asdict(self.settings))),
             "model": {
                 "name": shorten(self.arguments.model),
-                "fingerprint": fingerprint_weights(model),
+                **fingerprint(self.arguments.model, model),
                 "parameters": model.num_parameters(),
                 "hidden_size": model.config.hidden_size,
                 "num_hidden_layers": model.config.num_hidden_layers,
                 "wave_operation": model.config.wave_operation,
                 "magnitude": model.config.magnitude,
             },
-            "bert": self.arguments.bert and shorten(self.arguments.bert),
+            "bert": self.describe_bert(),
             "data": describe_data(self.data, self.held_out) if needed else None,
             "device": describe_device(self.device),
             "versions": read_versions(self.study.packages),
             "date": datetime.date.today().isoformat(),
         }
+
+    def describe_bert(self) -> dict[str, Any] | None:
+        """What is recorded of the BERT that was given, if one was."""
+        name = self.arguments.bert
+        if name is None:
+            return None
+        found: Any = BertForSequenceClassification.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+        model, loaded = found
+        # What a file lacks, such as the classifier, is random, and another each time.
+        return {"name": shorten(name), **fingerprint(name, model, left_out=loaded["missing_keys"])}
 
     def part(self, name: str, compute: Callable[[], Any]) -> Any:
         """
@@ -454,6 +471,18 @@ def refuse_other_family(setting: str, name: str) -> PreTrainedConfig:
     return config
 
 
+def refuse_too_long(config: PreTrainedConfig, lengths: Mapping[str, int]) -> None:
+    """A ValueError that names the setting, before anything is measured, if a model has no positions for its length."""
+    if getattr(config, "position_embedding_type", "absolute") != "absolute":
+        return
+    for name, length in lengths.items():
+        if length > config.max_position_embeddings:
+            raise ValueError(
+                f"`{name}` must be at most {config.max_position_embeddings}, for so many tokens has "
+                f"{config.name_or_path!r} positions; got {length}."
+            )
+
+
 def find_variants(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """
     The two variants of each token that the first layer of a Wave Network makes waves of (paper 2411.02674, 3.2), side
@@ -464,13 +493,41 @@ def find_variants(model: PreTrainedModel, input_ids: torch.Tensor, attention_mas
     return encoder.layers[0].mixing.project(hidden_states, None)
 
 
-def fingerprint_weights(model: PreTrainedModel) -> str:
-    """The sha256 over the weights of a model, wherever it lies."""
+def fingerprint(name: str, model: PreTrainedModel, left_out: Collection[str] = ()) -> dict[str, str]:
+    """What decides what a model computes, wherever it lies: its weights, but for those left out, config, tokenizer."""
+    return {
+        "fingerprint": fingerprint_weights(model, left_out),
+        "config_fingerprint": fingerprint_config(model.config),
+        "tokenizer_fingerprint": fingerprint_tokenizer(name),
+    }
+
+
+def fingerprint_weights(model: PreTrainedModel, left_out: Collection[str] = ()) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        if name not in left_out:
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def fingerprint_config(config: PreTrainedConfig) -> str:
+    """Of all fields but those that say where a model comes from, not what it computes."""
+    return hash_json({name: value for name, value in config.to_diff_dict().items() if name not in OF_ORIGIN})
+
+
+def fingerprint_tokenizer(name: str) -> str:
+    """Of what is in tokenizer.json. Where there is none, transformers makes a tokenizer of the special tokens alone."""
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    if not tokenizer.is_fast:
+        return hash_json(tokenizer.get_vocab())
+    # How much is cut off and padded is for each call to say; on which side, for the tokenizer.
+    sides = {"truncation": tokenizer.truncation_side, "padding": tokenizer.padding_side}
+    return hash_json(json.loads(tokenizer.backend_tokenizer.to_str()) | sides)
+
+
+def hash_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def find_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -512,6 +569,13 @@ def read_versions(packages: Sequence[str]) -> dict[str, str]:
     names = ("wave-network", "transformers", "tokenizers", *packages)
     versions = {name.replace("-", "_"): version(name) for name in names}
     return versions | {"torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def read_bert(record: Mapping[str, Any]) -> str | None:
+    """The name of the BERT that was given, from a record."""
+    bert = record["bert"]
+    # Of the first schema that is all there is.
+    return bert["name"] if isinstance(bert, dict) else bert
 
 
 def shorten(name: str) -> str:

@@ -95,6 +95,7 @@ def measure_waves(experiment: Experiment, settings: WavesSettings) -> WavesResul
         raise ValueError("Give `text`, or `data` from which one is drawn; the deletion curve needs `data`.")
     texts = draw_texts(experiment, settings)
     shown = {"text": [settings.text]} if settings.text is not None else {key: each[:1] for key, each in texts.items()}
+    refuse_too_short(experiment, settings, is_pair=len(texts) == 2)
     (ids,), (is_word,) = encode(experiment, shown, settings.max_length)
     if not any(is_word):
         raise ValueError(f"`text` must hold at least one token, and the tokenizer makes none of {shown['text'][0]!r}.")
@@ -108,6 +109,18 @@ def measure_waves(experiment: Experiment, settings: WavesSettings) -> WavesResul
         measured += experiment.part(f"deletion-{start}", partial(delete_from_each, experiment, chosen, settings))
     text = " ".join(each[0] for each in shown.values())
     return WavesResult(**found, text=text, deletion=summarise(measured))
+
+
+def refuse_too_short(experiment: Experiment, settings: WavesSettings, is_pair: bool) -> None:
+    """A ValueError that names the setting if it leaves no place for a token of the text."""
+    special = experiment.tokenizer.num_special_tokens_to_add(pair=is_pair)
+    for name in ("max_length", "deletion_length"):
+        length = getattr(settings, name)
+        if length <= special:
+            raise ValueError(
+                f"`{name}` must be at least {special + 1}, for {special} special tokens and one of the text; got "
+                f"{length}."
+            )
 
 
 def draw_texts(experiment: Experiment, settings: WavesSettings) -> dict[str, list[str]]:
@@ -616,4 +629,5 @@ STUDY = Study(
     needs_data=False,
     needs_classifier=True,
     check=check,
+    lengths=lambda settings: {"max_length": settings.max_length, "deletion_length": settings.deletion_length},
 )

@@ -15,7 +15,7 @@ HEADLINES = [
 
 def main(words: list[str]) -> None:
     run, kind = words[0], words[1] if len(words) > 1 else "onnx"
-    folder = Path(f"{run}-{kind}")
+    folder = Path(f"{Path(run).absolute()}-{kind}")  # beside the run, also of `runs/bbc_news/`
     if not folder.exists():
         export_model(ExportArguments(model=run, format=kind, output_dir=str(folder)))
     # From here on neither torch nor transformers is needed: `runtime.py` in the folder has this class, too.

@@ -454,6 +454,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--access_log", action="store_true", help="log each request: address, path, status; no texts")
     arguments = parser.parse_args()
+    if not 0 <= arguments.port <= 65535:
+        parser.error(f"`port` must be 0 to 65535, got {arguments.port}.")
     for name in ("workers", "shutdown_seconds"):
         if getattr(arguments, name) < 1:
             parser.error(f"`{name}` must be at least 1, got {getattr(arguments, name)}.")

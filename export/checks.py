@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import numpy as np
 import torch
@@ -201,8 +202,12 @@ def measure_agreement(problem: str, logits: np.ndarray, expected: np.ndarray) ->
 
 
 def measure_speed(classifier: ExportedClassifier, texts: Sequence[Text], batch: int, seconds: float = 1.0) -> float:
-    """Texts a second from text to logits, `batch` texts in a call: of all calls within so many seconds."""
-    calls = [list(texts[start : start + batch]) for start in range(0, len(texts) - batch + 1, batch)] or [list(texts)]
+    """
+    Texts a second from text to logits, `batch` texts in a call: of all calls within so many seconds. Fewer texts than
+    that are repeated.
+    """
+    texts = list(islice(cycle(texts), max(batch, len(texts))))
+    calls = [texts[start : start + batch] for start in range(0, len(texts) - batch + 1, batch)]
     classifier.logits(calls[0])
     count, start = 0, time.perf_counter()
     while True:

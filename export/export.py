@@ -91,7 +91,8 @@ def export_model(arguments: ExportArguments) -> Path:
         The folder, complete; it appears under its name only when it is.
 
     Raises:
-        FileExistsError: The output exists and `overwrite` is not set, or it exists and holds no export.
+        FileExistsError: The output exists and `overwrite` is not set, or it exists and holds no export. Where it came
+            while the model was exported, it is left as it is too, and the message says where the export lies.
         ImportError: A package is missing; the message names the extra to install.
         ValueError, OSError: The model or a setting is not as it must be, or the export is not the model; the message
             says which and how far.
@@ -109,7 +110,7 @@ def export_model(arguments: ExportArguments) -> Path:
         texts, origin = read_calibration(arguments)
         source = Source.load(arguments.model, arguments.max_length, arguments.trust_remote_code)
         texts = texts or make_texts(source.tokenizer, MADE, source.max_length)
-        with open_folder(target) as folder:
+        with open_folder(target, arguments.overwrite) as folder:
             begin("Tracing and converting")
             settings = convert(source, arguments.format, folder)
             write_files(source, settings, folder)
@@ -132,20 +133,27 @@ def check_output(arguments: ExportArguments) -> Path:
     target = Path(arguments.output_dir or name.with_name(f"{name.name}-{arguments.format}"))
     if source is not None and target.resolve() == source.resolve():
         raise FileExistsError(f"`output_dir` must not be the model's own folder, got {str(target)!r}.")
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return target
-    if not arguments.overwrite:
+    refuse_to_replace(target, arguments.overwrite)
+    return target
+
+
+def refuse_to_replace(target: Path, overwrite: bool) -> None:
+    """A FileExistsError if something has the name that is not to be replaced. An empty folder may be."""
+    # A link that leads nowhere has the name, too.
+    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
         raise FileExistsError(f"The output {str(target)!r} exists. Choose another `output_dir`, or add --overwrite.")
     if not is_export(target):
         raise FileExistsError(f"The output {str(target)!r} holds no export, and is not replaced. Choose another name.")
-    return target
 
 
 def is_export(folder: Path) -> bool:
     try:
-        return "classifier" in json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        manifest = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    return isinstance(manifest, dict) and "classifier" in manifest
 
 
 def read_calibration(arguments: ExportArguments) -> tuple[list[Text], str]:
@@ -178,21 +186,35 @@ def add_to_manifest(folder: Path, **parts: Any) -> None:
 
 
 @contextlib.contextmanager
-def open_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into, which takes its name, and the place of what has it now, only once it is complete."""
+def open_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
+    """
+    A folder to write into, which takes its name, and the place of what has it now, only once it is complete. In place
+    of a link comes the folder itself; what the link leads to stays.
+
+    Raises:
+        FileExistsError: By now something has the name that is not to be replaced. It stays, and so does what was
+            written; the message says where.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     replaced = folder.with_name(f"{folder.name}.replaced")
     try:
         folder.chmod(0o755)  # `mkdtemp` lets nobody else in
         yield folder
-        if target.exists():
+        try:
+            refuse_to_replace(target, overwrite)
+        except FileExistsError as error:
+            kept = folder.rename(folder.with_name(folder.name.removeprefix(".")))
+            raise FileExistsError(f"{error} It came in the meantime, so that the export is {str(kept)!r}.") from error
+        if os.path.lexists(target):
             os.replace(target, replaced)
         os.replace(folder, target)
     finally:
-        if replaced.exists() and not target.exists():
+        if os.path.lexists(replaced) and not os.path.lexists(target):
             os.replace(replaced, target)
         shutil.rmtree(folder, ignore_errors=True)
+        if replaced.is_symlink():
+            replaced.unlink()
         shutil.rmtree(replaced, ignore_errors=True)
 
 

@@ -31,6 +31,17 @@ Text: TypeAlias = str | tuple[str, str]
 FUNCTIONS = ("softmax", "sigmoid", "none")
 # On a CPU a batch of more tokens leaves the caches.
 BATCH_TOKENS = 4096
+# What export.json says of the classifier.
+SETTINGS = (
+    "format",
+    "file",
+    "inputs",
+    "max_length",
+    "batch_size",
+    "pad_token_id",
+    "padding_side",
+    "truncation_side",
+)
 
 
 class ExportedClassifier:
@@ -52,17 +63,23 @@ class ExportedClassifier:
     Raises:
         FileNotFoundError: There is no such folder, or a file is missing in it.
         ImportError: The runtime of the format is not installed; the message names it.
-        ValueError: `threads` is less than 1.
+        ValueError: `threads` is less than 1, or a file is not as `wave-network export` wrote it; the message names it.
     """
 
     def __init__(self, folder: str | os.PathLike, threads: int | None = None):
         self.folder = Path(folder)
         if threads is not None and threads < 1:
             raise ValueError(f"`threads` must be at least 1, got {threads}.")
-        config, manifest = (self.read_json(name) for name in ("config.json", "export.json"))
-        settings = manifest["classifier"]
+        config = self.read_json("config.json", "id2label")
+        settings = self.read_json("export.json", "classifier")["classifier"]
+        self.refuse_missing("export.json", settings, SETTINGS, "classifier.")
         self.format: str = settings["format"]
-        self.labels: list[str] = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
+        if self.format not in GRAPHS:
+            path = str(self.folder / "export.json")
+            raise ValueError(f"`classifier.format` of {path!r} must be one of {list(GRAPHS)}, got {self.format!r:.80}.")
+        numbers = [str(index) for index in range(len(config["id2label"]))]
+        self.refuse_missing("config.json", config["id2label"], numbers, "id2label.")
+        self.labels: list[str] = [config["id2label"][number] for number in numbers]
         self.problem: str = config.get("problem_type") or (
             "regression" if len(self.labels) == 1 else "single_label_classification"
         )
@@ -73,17 +90,48 @@ class ExportedClassifier:
         # Encoding cuts off what is too long; counting does not.
         self.tokenizer, self.counter = self.load_tokenizer(), self.load_tokenizer()
         self.tokenizer.enable_truncation(self.max_length, direction=settings["truncation_side"])
-        self.graph = GRAPHS[self.format](self.folder / settings["file"], threads or count_cores())
+        self.graph = self.load_graph(settings["file"], threads or count_cores())
 
-    def read_json(self, name: str) -> dict[str, Any]:
+    def find_file(self, name: str) -> Path:
         path = self.folder / name
         if not path.is_file():
             raise FileNotFoundError(f"{str(self.folder)!r} is not what `wave-network export` writes: it lacks {name}.")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path
+
+    def read_json(self, name: str, *fields: str) -> dict[str, Any]:
+        """A file of the folder, which must hold a JSON object with these fields."""
+        path = self.find_file(name)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"The file {str(path)!r} is cut short, or not JSON: {error}") from error
+        self.refuse_missing(name, content, fields)
+        return content
+
+    def refuse_missing(self, name: str, content: Any, fields: Sequence[str], place: str = "") -> None:
+        """A ValueError if a part of a JSON file is no object, or lacks a field."""
+        for field in fields:
+            if not isinstance(content, dict) or field not in content:
+                path = str(self.folder / name)
+                raise ValueError(f"The file {path!r} must have `{place}{field}`, as `wave-network export` writes it.")
+
+    def load_graph(self, name: str, threads: int) -> Any:
+        path = self.find_file(name)
+        try:
+            return GRAPHS[self.format](path, threads)
+        except ImportError:
+            raise
+        except Exception as error:
+            # What a runtime raises has no common type.
+            raise ValueError(f"The graph {str(path)!r} cannot be loaded: {to_line(error)}") from error
 
     def load_tokenizer(self) -> Tokenizer:
-        self.read_json("tokenizer.json")
-        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        path = self.find_file("tokenizer.json")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:
+            # tokenizers raises nothing more exact.
+            raise ValueError(f"The tokenizer {str(path)!r} cannot be read: {to_line(error)}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
@@ -178,6 +226,10 @@ def clean(text: Any) -> Any:
     if isinstance(text, tuple):
         return tuple(map(clean, text))
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def to_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def count_cores() -> int:
@@ -304,6 +356,8 @@ def predict(
     target = None if output == "-" else Path(output or file.with_name(f"{file.name}.predictions.csv"))
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    if target is not None and target.exists() and file.exists() and target.samefile(file):
+        raise ValueError(f"`output` must be another file than `file` ({str(file)!r}), got {str(target)!r}.")
     if target is not None and target.exists() and not overwrite:
         raise FileExistsError(f"The output {str(target)!r} exists. Choose another `output`, or add --overwrite.")
     chunks = read_texts(file, text_columns)
@@ -428,7 +482,7 @@ def has_words(values: list[Any]) -> bool:
 
 def to_text(row: dict[str, Any], columns: list[str], path: Path) -> Text:
     """The text of a row, or its pair of texts; of more than two columns one text."""
-    values = [row.get(name) or "" for name in columns]
+    values = ["" if row.get(name) is None else row[name] for name in columns]
     for name, value in zip(columns, values, strict=True):
         if not isinstance(value, str):
             raise ValueError(f"The text column {name!r} of {str(path)!r} must hold texts, got {value!r:.80}.")

@@ -28,7 +28,7 @@ class Source:
     def load(cls, name: str, max_length: int | None = None, trust_remote_code: bool = False) -> "Source":
         """ValueError or OSError, with what it is, if it is not there or cannot be exported."""
         trust = {"trust_remote_code": trust_remote_code}
-        tokenizer = AutoTokenizer.from_pretrained(name, **trust)
+        tokenizer = load_tokenizer(name, trust)
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(f"The tokenizer of {name!r} must be a fast one, which has a tokenizer.json.")
         config = AutoConfig.from_pretrained(name, **trust)
@@ -73,6 +73,20 @@ class Source:
     def weights_bytes(self) -> int:
         """The size of the weights in float32, which is that of a safetensors file up to its header."""
         return 4 * sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def load_tokenizer(name: str, trust: dict[str, bool]) -> Any:
+    """The tokenizer of a model; a ValueError with the model's name, too, if one of its files is damaged."""
+    try:
+        return AutoTokenizer.from_pretrained(name, **trust)
+    except Exception as error:
+        # What transformers itself refuses, it names; what json and tokenizers do has no common type, and no file.
+        if isinstance(error, OSError | ImportError) or type(error) is ValueError:
+            raise
+        raise ValueError(
+            f"The tokenizer of {name!r} cannot be read, its tokenizer.json or tokenizer_config.json may be cut short: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def find_local(model: str) -> Path | None:

@@ -1,7 +1,8 @@
 """Writes the model card of a finished run: README.md and `.eval_results/*.yaml`.
 
-The card is made of files alone: `config.json` and `metrics.json`, as `wave-network finetune` leaves them. Every result
-is computed again from the confusion counts, and a run folder that contradicts itself gets no card.
+The card is made of files alone: `config.json`, `metrics.json` and `tokenizer_config.json`, as `wave-network finetune`
+leaves them. Every result is computed again from the confusion counts, and a run folder that contradicts itself gets no
+card.
 
 The prose is in `model_card.md`; this file checks, computes and fills in.
 """
@@ -54,8 +55,8 @@ def write_card(run_folder: str | os.PathLike, *, repo_id: str | None = None, lic
     rows were, and whether the data are on the Hub at all.
 
     Args:
-        run_folder: What `wave-network finetune` left: `config.json`, `metrics.json`, and, for the card to show it,
-            `confusion_matrix.png` and `reliability.png`.
+        run_folder: What `wave-network finetune` left: `config.json`, `metrics.json`, `tokenizer_config.json`, and, for
+            the card to show it, `confusion_matrix.png` and `reliability.png`.
         repo_id: Where the folder will be pushed, "user/name". None: the card calls the model by its folder's name.
         license: The license of the model, as a Hub identifier.
 
@@ -424,7 +425,7 @@ def card_prose(metrics: RunFile, config: RunFile, results: dict[str, Scores], sp
         "conv_kernel_size": "conv_kernel_size" in config.content
         and config.read("conv_kernel_size", kind="a count or null"),
         "ngram_size": config.content.get("ngram_vocab_size") and config.read("ngram_size", kind="a count"),
-        "longest": config.read("max_position_embeddings", kind="a count"),
+        "longest": read_longest(config),
         "shape_table": table(["Property", "Value"], shape.items()),
         "base_model": escape(base_model) if base_model else None,
         "data_link": f"[{data_name}](https://huggingface.co/datasets/{data_name})"
@@ -470,6 +471,16 @@ def card_prose(metrics: RunFile, config: RunFile, results: dict[str, Scores], sp
         "duration": f"{metrics.read('duration_seconds', kind='a number'):,.1f}",
         "versions_table": table(["Package", "Version"], metrics.read("versions", kind="a record").items()),
     }
+
+
+def read_longest(config: RunFile) -> int:
+    """The tokens that a model with learned positions can read; of another one, those that its tokenizer leaves."""
+    positions = config.read("max_position_embeddings", kind="a count")
+    path = config.path.with_name("tokenizer_config.json")
+    if config.read("position_embedding_type", kind="a text") == "absolute" or not path.is_file():
+        return positions
+    tokenizer = RunFile(path)
+    return tokenizer.read("model_max_length", kind="a count") if "model_max_length" in tokenizer.content else positions
 
 
 def card_calibration(metrics: RunFile, split: str) -> dict[str, Any] | None:

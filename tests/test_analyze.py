@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_runs import INTERRUPTED, refuse
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, BertModel
 from worked_model import save_worked_model, write_worked_data
 
-from wave_network import analysis
+from wave_network import WaveConfig, WaveForSequenceClassification, analysis, load_wave_tokenizer
 from wave_network.analysis import STUDIES, analyze, docs, study
 from wave_network.analysis.phase import PhaseResult
 from wave_network.training import cli
@@ -125,6 +126,86 @@ def test_what_another_study_left_is_not_lost(
         message = refuse(words(model, data, tmp_path / "letters", *flags), capsys)
         assert message.endswith("letters' is not empty, and no study lies in it. Choose another one.")
     assert [path.name for path in (tmp_path / "letters").iterdir()] == ["dear.txt"]
+
+
+def test_a_model_that_differs_in_its_config_alone_is_another(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    output = tmp_path / "phase"
+    cli.main(words(model, data, output))
+    other = save_worked_model(tmp_path / "worked", classifier_temperature=2.0)
+    assert "another `model config_fingerprint`: " in refuse(words(other, data, output), capsys)
+
+
+def test_a_model_that_differs_in_its_tokenizer_alone_is_another(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    output, other = tmp_path / "phase", shutil.copytree(model, tmp_path / "worked")
+    cli.main(words(model, data, output))
+    tokenizer = (other / "tokenizer.json").read_text(encoding="utf-8")
+    (other / "tokenizer.json").write_text(tokenizer.replace('"three"', '"seven"'), encoding="utf-8")
+    assert "another `model tokenizer_fingerprint`: " in refuse(words(other, data, output), capsys)
+
+
+def save_bert(folder: Path, tokenizer: Path, seed: int, kind: type = BertForSequenceClassification) -> Path:
+    """A BERT so small that it takes no time."""
+    shape = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
+    torch.manual_seed(seed)
+    kind(BertConfig(vocab_size=8, **shape)).save_pretrained(folder)
+    load_wave_tokenizer(tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_a_bert_of_the_same_name_is_another(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    output = tmp_path / "independence"
+    first, second = (save_bert(tmp_path / name / "bert", model, seed) for seed, name in enumerate("ab"))
+    cli.main(words(model, data, output, "--bert", first, study="independence"))
+    message = refuse(words(model, data, output, "--bert", second, study="independence"), capsys)
+    assert "another `bert fingerprint`: " in message
+
+
+def test_a_bert_that_was_moved_is_the_same_also_without_a_classifier(model: Path, data: Path, tmp_path: Path):
+    output = tmp_path / "independence"
+    bert = save_bert(tmp_path / "bert", model, seed=0, kind=BertModel)
+    cli.main(words(model, data, output, "--bert", bert, study="independence"))
+    before = (output / "study.json").read_bytes()
+    cli.main(words(model, data, output, "--bert", bert.rename(tmp_path / "moved"), study="independence"))
+    assert (output / "study.json").read_bytes() == before
+    assert "BERT bert (1 layers, width 4)" in (output / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("convergence", ["--max_length", 11], "`max_length` must be at most 10, "),
+        ("gradients", ["--max_length", 11], "`max_length` must be at most 10, "),
+        ("independence", ["--max_length", 11], "`max_length` must be at most 10, "),
+        ("complexity", ["--model_length", 11], "`model_length` must be at most 10, "),
+        ("waves", ["--max_length", 11], "`max_length` must be at most 10, "),
+        ("waves", ["--max_length", 10, "--deletion_length", 11], "`deletion_length` must be at most 10, "),
+        ("phase", ["--lengths", 4, 11], "`lengths` must be at most 10, "),
+    ],
+)
+def test_a_length_without_positions_is_refused_by_the_name_of_its_setting(
+    name: str,
+    flags: list[Any],
+    message: str,
+    model: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    bounded = tmp_path / "bounded"
+    config = WaveConfig(vocab_size=8, hidden_size=2, position_embedding_type="absolute", max_position_embeddings=10)
+    WaveForSequenceClassification(config).save_pretrained(bounded)
+    load_wave_tokenizer(model).save_pretrained(bounded)
+    given = ["--model", bounded, "--data", data, "--output_dir", tmp_path / "out", "--device", "cpu"]
+    found = refuse(["analyze", name, *map(str, [*given, *flags])], capsys)
+    assert message in found
+    assert found.endswith("positions; got 11.")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_write_that_fails_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -10,6 +10,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 from worked_model import save_worked_model, write_worked_data
 
+from wave_network import WaveConfig, WaveForSequenceClassification
 from wave_network.analysis import analyze
 from wave_network.analysis.contenders import CONTENDERS, Contender
 from wave_network.analysis.gradients import PARTS, Tally, find_closed_form, find_gradients, summarise
@@ -62,6 +63,28 @@ def test_the_gradients_of_a_batch_by_hand():
     (classifier,) = found["classifier"]
     assert classifier.tolist() == pytest.approx([0, 0, 0, 0, 1 / 6, -1 / 6])
     assert "input_ids" in inputs, "the inputs of the caller stay"
+
+
+def test_a_model_with_n_grams_is_trained_with_them():
+    torch.manual_seed(0)
+    settings = {"ngram_vocab_size": 50, "initializer_range": 0.5, "hidden_dropout_prob": 0.0}
+    other = WaveForSequenceClassification(WaveConfig(vocab_size=8, hidden_size=4, **settings)).train()
+    inputs = {
+        "input_ids": torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
+        "labels": torch.tensor([1, 0]),
+    }
+    found = find_gradients(Contender(other, None), inputs)
+    gradients = {name: parameter.grad.clone() for name, parameter in other.named_parameters()}
+    other.zero_grad()
+    other(**inputs).loss.backward()
+    for name, parameter in other.named_parameters():
+        if "word_embeddings" not in name:
+            torch.testing.assert_close(gradients[name], parameter.grad)
+    assert gradients["wave.embeddings.ngram_embeddings.weight"].any()
+    # The gradient of the mean loss by the row of [CLS], which stands in both texts.
+    table = other.get_input_embeddings().weight.grad
+    torch.testing.assert_close(torch.stack(found["[CLS] token"]).mean(dim=0), table[2])
 
 
 def test_the_closed_form_by_hand():

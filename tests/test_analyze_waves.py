@@ -170,6 +170,12 @@ def test_a_deleted_token_is_as_if_it_had_never_been_there(model: Path):
     np.testing.assert_allclose(found[:, -1], probability(""), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["max_length", "deletion_length"])
+def test_a_length_that_leaves_no_word_is_refused_by_its_name(model: Path, data: Path, tmp_path: Path, name: str):
+    with pytest.raises(ValueError, match=rf"`{name}` must be at least 3, for 2 special tokens and one .*; got 2\."):
+        run(model, tmp_path / "out", data=str(data), **{name: 2})
+
+
 def test_areas_under_curves():
     falling = [1 - fraction for fraction in waves.FRACTIONS]
     assert waves.find_areas(np.array([np.ones(len(falling)), falling])).tolist() == pytest.approx([1, 0.5])

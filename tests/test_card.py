@@ -270,18 +270,43 @@ def test_the_prose_follows_the_configuration(run_folder):
     card = write_card(run_folder).read_text(encoding="utf-8")
     assert "(`modulation`)" in card
     assert "linear map" in card
-    assert "reads at most 512 tokens" in card
     edit(run_folder / "config.json", "wave_operation", value="interference")
     edit(run_folder / "config.json", "position_embedding_type", value="none")
     card = write_card(run_folder).read_text(encoding="utf-8")
     assert "(`interference`)" in card
     assert "(`modulation`)" not in card
-    assert "reads at most" not in card
     assert "does not see word order: the same words" in card
     edit(run_folder / "config.json", "conv_kernel_size", value=5)
     card = write_card(run_folder).read_text(encoding="utf-8")
     assert "a convolution over 5 neighbouring tokens" in card
     assert "the same words in another order" not in card
+
+
+def test_only_learned_positions_end_somewhere(run_folder):
+    edit(run_folder / "config.json", "position_embedding_type", value="absolute")
+    card = write_card(run_folder).read_text(encoding="utf-8")
+    assert "It reads at most 512 tokens" in card
+    assert "reads longer texts" not in card
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "none"])
+def test_a_model_of_any_length_says_where_its_tokenizer_cuts(run_folder, positions):
+    edit(run_folder / "config.json", "position_embedding_type", value=positions)
+    card = write_card(run_folder).read_text(encoding="utf-8")
+    assert "the tokenizer cuts a text off at 512 tokens" in card
+    assert "reads longer texts, too" in card
+    assert "reads at most" not in card
+    (run_folder / "tokenizer_config.json").write_text('{"model_max_length": 48}', encoding="utf-8")
+    assert "cuts a text off at 48 tokens" in write_card(run_folder).read_text(encoding="utf-8")
+
+
+def test_n_grams_are_named_among_the_embeddings_where_there_are_some(run_folder):
+    assert "the embeddings of words and, if they are learned, of positions" in write_card(run_folder).read_text(
+        encoding="utf-8"
+    )
+    edit(run_folder / "config.json", "ngram_vocab_size", value=50)
+    card = write_card(run_folder).read_text(encoding="utf-8")
+    assert "the embeddings of words, of hashed n-grams and, if they are learned, of positions" in card
 
 
 def test_a_run_that_chose_no_weights_says_so(run_folder):

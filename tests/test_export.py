@@ -504,6 +504,44 @@ def test_an_export_is_replaced_whole_or_not_at_all(
     assert list(tmp_path.iterdir()) == [output]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_comes_while_a_model_is_exported_is_not_lost(tmp_path: Path, overwrite: bool):
+    target = tmp_path / "out"
+
+    def write() -> None:
+        with export_module.open_folder(target, overwrite) as folder:
+            (folder / "export.json").write_text("{}")
+            target.mkdir()
+            (target / "precious.txt").touch()
+
+    with pytest.raises(FileExistsError, match=r"'.*out' .*so that the export is '.*out-\w+'") as raised:
+        write()
+    kept = Path(str(raised.value).split("'")[-2])
+    assert [file.name for file in target.iterdir()] == ["precious.txt"]
+    assert [file.name for file in kept.iterdir()] == ["export.json"]
+    assert sorted(tmp_path.iterdir()) == [target, kept]
+
+
+def test_in_place_of_a_link_comes_the_export_and_what_it_leads_to_stays(
+    convert: Any, model: Path, exported: Path, tmp_path: Path
+):
+    convert()
+    elsewhere, link = shutil.copytree(exported, tmp_path / "elsewhere"), tmp_path / "out"
+    link.symlink_to(elsewhere)
+    export(model, output_dir=str(link), overwrite=True)
+    assert not link.is_symlink()
+    assert [{file.name for file in folder.iterdir()} for folder in (link, elsewhere)] == [IN_FOLDER] * 2
+    assert sorted(tmp_path.iterdir()) == [elsewhere, link]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_that_leads_nowhere_is_not_replaced(model: Path, tmp_path: Path, overwrite: bool):
+    (tmp_path / "out").symlink_to(tmp_path / "missing")
+    with pytest.raises(FileExistsError, match="The output"):
+        export(model, output_dir=str(tmp_path / "out"), overwrite=overwrite)
+    assert (tmp_path / "out").is_symlink()
+
+
 def test_what_is_no_export_is_not_replaced(model: Path, tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()
@@ -563,6 +601,14 @@ def test_a_model_that_is_no_trained_classifier(bert: Path, tokenizer: Any, tmp_p
         export(tmp_path / "quantised")
 
 
+@pytest.mark.parametrize("content", ['{"version": "1.0", "trunc', "{}", "[]"])
+def test_a_damaged_tokenizer_is_refused_with_the_name_of_its_model(model: Path, tmp_path: Path, content: str):
+    damaged = shutil.copytree(model, tmp_path / "damaged")
+    (damaged / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=r"damaged' cannot be read, its tokenizer\.json"):
+        export(damaged)
+
+
 def test_a_row_of_padding_is_compared_where_the_model_knows_an_answer():
     def respects(batch: dict[str, np.ndarray]) -> np.ndarray:
         return (batch["input_ids"] * batch["attention_mask"]).sum(axis=1, keepdims=True).astype(np.float32)
@@ -589,6 +635,13 @@ def test_measures_are_of_what_they_say():
     assert measure_agreement("multi_label_classification", logits[:2], logits[:2] * [1, -1]) == 0
     values = np.array([[0.0], [1.0], [100.0]])
     assert measure_agreement("regression", values + np.array([[0.9], [1.1], [0]]), values) == pytest.approx(2 / 3)
+
+
+def test_a_speed_is_that_of_as_many_texts_at_a_time_as_it_says(classifier: ExportedClassifier, monkeypatch: Any):
+    asked: list[list[str]] = []
+    monkeypatch.setattr(ExportedClassifier, "logits", lambda _, texts: asked.append(list(texts)))
+    checks_module.measure_speed(classifier, ["a", "b", "c"], batch=4, seconds=0)
+    assert set(map(tuple, asked)) == {("a", "b", "c", "a")}
 
 
 # ---- The classifier
@@ -642,6 +695,53 @@ def test_bad_folders_are_named(exported: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match="pip install onnxruntime"):
         ExportedClassifier(exported)
+
+
+DAMAGED = {
+    "model.onnx": {b"": r"The graph '.*model\.onnx' cannot be loaded", b"cut": r"The graph '.*model\.onnx' cannot be"},
+    "tokenizer.json": {
+        b"{}": r"The tokenizer '.*tokenizer\.json' cannot be read",
+        b'{"version"': r"The tokenizer '.*tokenizer\.json' cannot be read",
+    },
+    "export.json": {
+        b"{}": r"The file '.*export\.json' must have `classifier`",
+        b"[]": r"The file '.*export\.json' must have `classifier`",
+        b'{"classifier": {}}': r"The file '.*export\.json' must have `classifier\.format`",
+        b'{"classifier": ': r"The file '.*export\.json' is cut short, or not JSON",
+    },
+    "config.json": {
+        b"{}": r"The file '.*config\.json' must have `id2label`",
+        b'{"id2label": {"1": "one"}}': r"The file '.*config\.json' must have `id2label\.0`",
+        b"\xff": r"The file '.*config\.json' is cut short, or not JSON",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [(name, content, message) for name, each in DAMAGED.items() for content, message in each.items()],
+)
+def test_a_damaged_file_is_named(exported: Path, tmp_path: Path, name: str, content: bytes, message: str):
+    folder = shutil.copytree(exported, tmp_path / "damaged")
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        ExportedClassifier(folder)
+
+
+def test_a_format_that_is_not_known_is_named(exported: Path, tmp_path: Path):
+    folder = shutil.copytree(exported, tmp_path / "other")
+    manifest = (folder / "export.json").read_text()
+    (folder / "export.json").write_text(manifest.replace('"format": "onnx"', '"format": "tflite"'))
+    with pytest.raises(ValueError, match=r"`classifier\.format` of '.*export\.json' must be one of .*got 'tflite'"):
+        ExportedClassifier(folder)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "export.json", "config.json"])
+def test_a_missing_file_is_named(exported: Path, tmp_path: Path, name: str):
+    folder = shutil.copytree(exported, tmp_path / "damaged")
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"damaged' is not what .*: it lacks {name}"):
+        ExportedClassifier(folder)
 
 
 def test_threads_may_share_it(classifier: ExportedClassifier, texts: list[str]):
@@ -743,6 +843,9 @@ BAD_FILES = {
     "list.jsonl": b"[1]\n",
     "broken.jsonl": b'{"text": \n',
     "number.jsonl": b'{"text": 3}\n',
+    "zero.jsonl": b'{"text": 0}\n',
+    "false.jsonl": b'{"text": false}\n',
+    "nothing.jsonl": b'{"text": []}\n',
     "cut.txt.gz": gzip.compress(b"some text\n" * 50)[:-9],
     "plain.txt.gz": b"no gzip\n",
     "latin.txt": "ä\n".encode("latin-1"),
@@ -781,11 +884,21 @@ def test_the_command_refuses_in_one_line(exported: Path, tmp_path: Path):
         ([str(exported / "model.onnx"), *base[1:]], "`file` must end in one of"),
         ([*base, "--text_columns", "body"], "`text_columns` must be .*'body'"),
         ([*base, "--batch_size", "0"], "`batch_size` must be at least 1, got 0"),
-        ([*base, "--output", str(file)], "exists.*--overwrite"),
+        ([*base, "--output", str(exported / "config.json")], "exists.*--overwrite"),
     ]:
         with pytest.raises(SystemExit, match=rf"^runtime\.py: \w+Error: .*{message}"):
             runtime_module.main(words)
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_texts_are_not_overwritten_by_their_labels(exported: Path, tmp_path: Path):
+    file, link = write_csv(tmp_path / "texts.csv", [{"text": "goal"}]), tmp_path / "link.csv"
+    before = file.read_bytes()
+    link.symlink_to(file)
+    for output in (file, link):
+        with pytest.raises(SystemExit, match=r"`output` must be another file than `file` \('.*texts\.csv'\), got"):
+            runtime_module.main([str(file), "--folder", str(exported), "--output", str(output), "--overwrite"])
+    assert file.read_bytes() == before
 
 
 def test_chunks_batches_and_columns(
@@ -917,7 +1030,7 @@ def test_the_example(convert: Any, model: Path, tmp_path: Path, capsys: pytest.C
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     copied = shutil.copytree(model, tmp_path / "run")
-    example.main([str(copied), "onnx"])
+    example.main([f"{copied}/", "onnx"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert all(any(label in line for label in AWKWARD) for line in lines)

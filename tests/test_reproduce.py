@@ -74,6 +74,9 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+# A line of a file of results, as far as it is looked at.
+RESULT = b'{"recipe": "tiny", "settings": {}, "fingerprint": "", "commits": []}\n'
+
 # Whole commands
 
 
@@ -362,6 +365,44 @@ def test_a_results_file_that_is_none_is_kept(tmp_path: Path):
     with pytest.raises(ValueError, match="must be a file of JSON lines"):
         module.add_result(path, aggregate)
     assert path.read_text() == "not JSON\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"loss": 0.5}\n', "line 1 has no 'recipe'"),
+        (b"[]\n", "line 1 has no 'recipe'"),
+        (RESULT + b'{"recipe": "tiny", "set', "line 2 is not JSON"),
+        (RESULT + b"\xff\xfe\n", "line 2 is not JSON"),
+        (None, "it is a folder"),
+    ],
+)
+def test_a_results_file_of_something_else_is_refused_before_anything_is_run(
+    data: Path, tmp_path: Path, content: bytes | None, message: str
+):
+    path = tmp_path / "results.jsonl"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"`results` must be a file of .*results\.jsonl': {message}"):
+        reproduce(settings(data, tmp_path / "output", "tiny", results=str(path)), TINY_RECIPES)
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_results_file_that_is_spoiled_meanwhile_keeps_no_recipe_from_its_aggregate(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, output = tmp_path / "results.jsonl", tmp_path / "output"
+
+    def run_all(runs: list[Run], *_: Any) -> None:
+        for run in runs:
+            run.output.mkdir()
+            (run.output / "metrics.json").write_text(json.dumps(metrics(0.9)))
+        path.write_text("not JSON\n")
+
+    monkeypatch.setattr(module, "run_all", run_all)
+    with pytest.raises(ValueError, match="line 1 is not JSON"):
+        reproduce(settings(data, output, "tiny", "no-phase", seeds=1, results=str(path)), TINY_RECIPES)
+    assert [(output / name / "aggregate.json").is_file() for name in ("tiny", "no-phase")] == [True, True]
+    assert (output / "README.md").is_file()
 
 
 # The recipes

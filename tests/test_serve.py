@@ -649,6 +649,8 @@ def test_an_exported_model_answers_as_the_pipeline_of_the_model_does(run: Path, 
         ([], "config.json"),
         (["--max_batch", "0"], "`max_batch` must be at least 1, got 0"),
         (["--workers", "0"], "`workers` must be at least 1, got 0"),
+        (["--port", "99999"], "`port` must be 0 to 65535, got 99999"),
+        (["--port", "-1"], "`port` must be 0 to 65535, got -1"),
     ],
 )
 def test_the_command_refuses_in_one_line(

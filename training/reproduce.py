@@ -42,6 +42,9 @@ REPRODUCE_SCHEMA = 1
 # What a result depends on; the rest of a recipe may be worded anew while its runs go on.
 DECISIVE = ("kind", "model", "training", "rows")
 
+# A result takes the place of one that has these in common with it.
+SAME_RESULT = ("recipe", "settings", "fingerprint", "commits")
+
 # What a run leaves that is no checkpoint of a Wave Network: the rest of it would load as one.
 OF_A_BASELINE = ("metrics.json", "process.json")
 
@@ -117,7 +120,8 @@ def reproduce(arguments: ReproduceArguments, recipes: Mapping[str, Recipe] = REC
         The output folder.
 
     Raises:
-        ValueError: A setting is not as described, a recipe is unknown, or other than that of the runs in the folder.
+        ValueError: A setting is not as described, a recipe is unknown, or other than that of the runs in the folder, or
+            `results` holds something else than results.
         FileNotFoundError: The data are not where `data` says, or the tokenizer not where `tokenizer` does.
         ChildProcessError: Some runs failed. The others are aggregated.
     """
@@ -125,6 +129,9 @@ def reproduce(arguments: ReproduceArguments, recipes: Mapping[str, Recipe] = REC
         if getattr(arguments, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(arguments, name)}.")
     chosen = choose_recipes(arguments.recipes, recipes)
+    results = None if arguments.results is None else Path(arguments.results)
+    if results is not None:
+        read_results(results)  # what is wrong with it is said before hours of training, not after them
     output = Path(arguments.output_dir)
     prepared = [describe_experiment(recipe, chosen, arguments) for recipe in chosen]
     folders = [write_experiment(output / recipe.name, made) for recipe, made in zip(chosen, prepared, strict=True)]
@@ -134,11 +141,11 @@ def reproduce(arguments: ReproduceArguments, recipes: Mapping[str, Recipe] = REC
     try:
         run_all([run for run in runs if not run.is_finished], len(runs), arguments.jobs)
     finally:
-        for folder, count in zip(folders, seeds, strict=True):
-            aggregate = write_aggregate(folder, count)
-            if aggregate is not None and arguments.results is not None:
-                add_result(Path(arguments.results), aggregate)
+        aggregates = [write_aggregate(folder, count) for folder, count in zip(folders, seeds, strict=True)]
         write_overview(output)
+        for aggregate in aggregates:
+            if aggregate is not None and results is not None:
+                add_result(results, aggregate)
     failed = [run for run in runs if not run.is_finished]
     if failed:
         raise ChildProcessError(
@@ -289,7 +296,7 @@ def read_error(run: Run) -> str:
 
 def run_seed(run: Run) -> None:
     """One run, in this process."""
-    from .finetune import find_checkpoint
+    from .resuming import find_checkpoint
 
     experiment = json.loads((run.folder / "recipe.json").read_text(encoding="utf-8"))
     process: dict[str, Any] = {"commit": read_commit(), "resumed": find_checkpoint(run.output) is not None}
@@ -491,9 +498,9 @@ def add_result(path: Path, aggregate: dict[str, Any]) -> None:
     """Adds the aggregate to a file of JSON lines, in place of one of the same recipe, settings, data and commits."""
 
     def key(line: Mapping[str, Any]) -> list[Any]:
-        return [line[name] for name in ("recipe", "settings", "fingerprint", "commits")]
+        return [line[name] for name in SAME_RESULT]
 
-    lines = read_results(path) if path.exists() else []
+    lines = read_results(path)
     # Why a seed is missing may name folders of this machine.
     lines = [line for line in lines if key(line) != key(aggregate)] + [
         aggregate | {"missing": list(aggregate["missing"])}
@@ -503,10 +510,24 @@ def add_result(path: Path, aggregate: dict[str, Any]) -> None:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"`results` must be a file of JSON lines, got {str(path)!r}: {error}") from error
+    """The lines of a file of results, none if it is not there; a ValueError with the line that is no result."""
+    must = f"`results` must be a file of JSON lines, each a result of `reproduce`, got {str(path)!r}:"
+    if path.is_dir():
+        raise ValueError(f"{must} it is a folder.")
+    if not path.exists():
+        return []
+    lines = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                found = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{must} line {number} is not JSON: {error}") from error
+            missing = [name for name in SAME_RESULT if not isinstance(found, dict) or name not in found]
+            if missing:
+                raise ValueError(f"{must} line {number} has no {missing[0]!r}.")
+            lines.append(found)
+    return lines
 
 
 def read_aggregates(output: Path) -> Iterator[dict[str, Any]]:
