@@ -280,7 +280,7 @@ class Experiment:
         self.folder = Path(
             arguments.output_dir or Path("runs", "analyze", Path(arguments.model).resolve().name or "model", name)
         )
-        self.device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = find_device(arguments.device)
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -453,6 +453,16 @@ def refuse_other_problem(name: str, study: str, config: PreTrainedConfig) -> Non
             f"`model` must have classes of which one is right for the study {study!r} (`problem_type` "
             f"'single_label_classification'), and {name!r} was trained for {problem!r}."
         )
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of this name; without one a GPU, if there is one. A ValueError if torch cannot compute on it."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`device` must be one that torch finds here, such as 'cpu', got {name!r}.") from error
+    return device
 
 
 def place(model: Any, device: torch.device) -> Any:

@@ -269,6 +269,7 @@ def test_settings_that_cannot_be_are_refused(
     assert "`texts` must be at least 1, got 0." in refuse(words(model, data, output, "--texts", 0), capsys)
     assert "`lengths` must be at least 1, got -4" in refuse(words(model, data, output, "--lengths", 4, -4), capsys)
     assert "unknown setting --text" in refuse(words(model, data, output, "--text", 3), capsys)
+    assert "`device` must be one that torch finds" in refuse(words(model, data, output, "--device", "gpu"), capsys)
     command = ["analyze", "phase", "--model", str(model), "--output_dir", str(output)]
     assert "`data` must be given for the study 'phase'" in refuse(command, capsys)
     assert not output.exists()
