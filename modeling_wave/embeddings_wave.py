@@ -57,6 +57,7 @@ class WaveTokens:
         mask_BL = to_mask(attention_mask, shape)
         if cu_seq_lens is not None:
             check_offsets(cu_seq_lens, shape, attention_mask)
+        token_type_ids, position_ids = add_batch(token_type_ids), add_batch(position_ids)
         return cls(input_ids, mask_BL, token_type_ids, position_ids, inputs_embeds, cu_seq_lens)
 
     @property
@@ -92,13 +93,19 @@ class WaveDropout(nn.Dropout):
     """`nn.Dropout`, with 16 random bits for each element in place of a call of the generator.
 
     On a CPU the calls would take longer than the wave operation itself. Each element is kept with probability
-    `round((1 - p) 2^16) / 2^16` and divided by it.
+    `round((1 - p) 2^16) / 2^16` and divided by it. Under the transforms of torch.func it is `nn.Dropout`.
     """
+
+    @property
+    def is_active(self) -> bool:
+        return self.training and self.p > 0
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         kept = round((1 - self.p) * 2**16)
         is_plain_cpu = type(hidden_states) is torch.Tensor and hidden_states.device.type == "cpu"
         if not self.training or torch.compiler.is_compiling() or not is_plain_cpu or not 0 < kept < 2**16:
+            return super().forward(hidden_states)
+        if torch._C._are_functorch_transforms_active():
             return super().forward(hidden_states)
         count = hidden_states.numel()
         bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
@@ -193,10 +200,17 @@ class WaveEmbeddings(Replaceable):
 
     def forward(self, tokens: WaveTokens) -> tuple[torch.Tensor, list[Lookup] | None]:
         """The embeddings, (B, L, D), and what they are a sum of; None in place of that if they are more than a sum."""
-        ids = self.find_ids(tokens)
+        ids, tables, is_sum = self.find_ids(tokens), self.tables(), tokens.inputs_embeds is None
         summands = [] if tokens.inputs_embeds is None else [self.dropout(tokens.inputs_embeds)]
         lookups = []
-        for name, table in self.tables().items():
+        sinusoidal = tables.get("position_ids")
+        is_given = tokens.position_ids is not None and isinstance(sinusoidal, WaveSinusoidalEmbedding)
+        if is_given and is_in_graph(tokens.position_ids):
+            # However short the text is, its positions may lie beyond the table, and a graph cannot ask.
+            summands.append(self.dropout(sinusoidal(tokens.position_ids, are_all_computed=True)))
+            del tables["position_ids"]
+            is_sum = False
+        for name, table in tables.items():
             for ids_BL in ids[name]:
                 lookup = self.find_distinct(name, table, ids_BL)
                 if lookup.rows_RD is None:
@@ -204,7 +218,7 @@ class WaveEmbeddings(Replaceable):
                 else:
                     summands.append(nn.functional.embedding(lookup.index_BL, lookup.rows_RD))
                 lookups.append(lookup)
-        hidden_states, is_sum = sum_up(summands), tokens.inputs_embeds is None
+        hidden_states = sum_up(summands)
         if self.training and self.config.token_dropout_prob > 0:
             drawn_BL1 = torch.rand((*tokens.shape, 1), device=tokens.device)
             hidden_states, is_sum = hidden_states.masked_fill(drawn_BL1 < self.config.token_dropout_prob, 0), False
@@ -305,8 +319,8 @@ class WaveSinusoidalEmbedding(nn.Module):
         waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(start_dim=-2)
         return (self.config.position_embedding_scale * waves).float()
 
-    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
-        if goes_beyond(position_ids, self.weight.shape[0]):
+    def forward(self, position_ids: torch.Tensor, are_all_computed: bool = False) -> torch.Tensor:
+        if are_all_computed or goes_beyond(position_ids, self.weight.shape[0]):
             return self.compute(position_ids).to(self.weight.dtype)
         return nn.functional.embedding(position_ids, self.weight)
 
@@ -377,6 +391,11 @@ def check_offsets(cu_seq_lens: torch.Tensor, shape: tuple[int, ...], attention_m
             raise ValueError(f"{must} {shape[1]}; got {shown}.")
 
 
+def add_batch(ids: torch.Tensor | None) -> torch.Tensor | None:
+    """Ids of shape (L,), the same for all texts, as (1, L)."""
+    return ids[None] if ids is not None and ids.dim() == 1 else ids
+
+
 def to_mask(attention_mask: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor | None:
     """A bool, int or float mask of 1 and 0 as bool, of the shape (B, L) of the tokens. None stays None: no padding."""
     if attention_mask is None:
@@ -389,9 +408,15 @@ def to_mask(attention_mask: torch.Tensor | None, shape: tuple[int, ...]) -> torc
     return attention_mask != 0
 
 
+def is_watched(module: nn.Module) -> bool:
+    """Whether someone waits for a call of the module: by hooks, or by a `forward` of its own, as accelerate sets it."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks) or "forward" in module.__dict__
+
+
 def is_int8(table: Any) -> bool:
     """Whether a table is in int8 by torchao, with one scale a row. Its own `forward` makes floats of all rows first."""
-    if type(table) is not nn.Embedding or table._forward_hooks or table._forward_pre_hooks:
+    if type(table) is not nn.Embedding or is_watched(table):
         return False
     weight: Any = table.weight
     return type(weight).__name__ == "Int8Tensor" and weight.scale.shape == (weight.shape[0], 1)

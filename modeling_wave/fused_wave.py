@@ -456,6 +456,8 @@ class Gradient(torch.autograd.Function):
     @staticmethod
     def forward(grad_BLE, x_BLE, mask_BL, cu_seq_lens, operation, magnitude):
         backward = choose_form(x_BLE, backward_blocked, backward_triton, backward_traced)
+        if torch._C._functorch.is_legacy_batchedtensor(grad_BLE):
+            backward = backward_traced  # `is_grads_batched` is a vmap of its own, which calls no rule of a function
         return backward(grad_BLE, x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
 
     @staticmethod
@@ -473,7 +475,9 @@ def apply(x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.
         needs_grad = torch.is_grad_enabled() and x_BLE.requires_grad
         form = TracedOperation.apply if needs_grad and not torch.compiler.is_exporting() else forward_traced
         return form(x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
-    return Operation.apply(x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
+    # torch.jit.save can write out no function with a backward of its own.
+    form = forward_traced if torch.jit.is_tracing() else Operation.apply
+    return form(x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
 
 
 # --- The same names, arguments and results as in ops_wave.py ----------------------------------------------------------

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -42,6 +42,7 @@ from .embeddings_wave import (
     WaveSinusoidalEmbedding,
     WaveTokens,
     goes_beyond,
+    is_watched,
     sum_up,
 )
 from .fused_wave import serves
@@ -61,31 +62,31 @@ class WaveFolded(nn.Module):
 
     def __init__(self, embeddings: WaveEmbeddings, mixing: "WaveMixing"):
         super().__init__()
-        variants = mixing.variants
-        self.parts = (embeddings, mixing)
-        self.replaced = self.count_replaced()
-        self.sources = [variants.weight, variants.bias, *(table.weight for table in embeddings.tables().values())]
-        self.versions = self.read_versions()
-        bias = variants.bias
+        self.factors = find_factors(embeddings, mixing)
+        self.replaced = embeddings.replaced, mixing.replaced
+        self.weights = find_weights(self.factors)
+        self.states = read_states(self.weights)
+        bias = mixing.variants.bias
         for name, table in embeddings.tables().items():
-            self.register_buffer(name, nn.functional.linear(table.weight, variants.weight, bias), persistent=False)
+            self.register_buffer(
+                name, nn.functional.linear(table.weight, mixing.variants.weight, bias), persistent=False
+            )
             bias = None
 
-    def read_versions(self) -> list[int | None]:
-        """What changes whenever a weight is written to."""
-        return [None if source.is_inference() else source._version for source in self.sources]
-
-    def count_replaced(self) -> list[int]:
-        """What changes whenever a table or the map is replaced; it may come back with other weights."""
-        return [part.replaced for part in self.parts]
-
-    def is_current(self) -> bool:
-        return self.replaced == self.count_replaced() and self.versions == self.read_versions()
+    def is_current(self, embeddings: WaveEmbeddings, mixing: "WaveMixing") -> bool:
+        """Whether all is as it was when it was multiplied: the same modules, which nobody watches, and weights."""
+        factors = find_factors(embeddings, mixing)
+        # A module that was replaced may have come back with other weights.
+        if factors != self.factors or self.replaced != (embeddings.replaced, mixing.replaced):
+            return False
+        if embeddings.dropout.is_active or any(is_watched(factor) for factor in factors):
+            return False
+        weights = find_weights(factors)
+        is_same = all(weight is other for weight, other in zip(weights, self.weights, strict=True))
+        return is_same and self.states == read_states(weights)
 
     def covers(self, lookups: list[Lookup]) -> bool:
         """Whether the tables hold all that is looked up: sinusoidal positions may go beyond theirs, wrong ids do."""
-        if self.replaced != self.count_replaced():
-            return False
         return not any(goes_beyond(ids_BL, getattr(self, name).shape[0]) for name, ids_BL, *_ in lookups)
 
     def forward(self, lookups: list[Lookup]) -> torch.Tensor:
@@ -233,9 +234,11 @@ class WavePreTrainedModel(PreTrainedModel):
             ) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model.config.folded:
-            # Quantised tables and maps with an adapter cannot be folded: what was asked for here goes before.
+            # Quantised tables, maps with an adapter and parts of a model on several devices or on disk cannot be
+            # folded: what was asked for here goes before.
             is_bare = getattr(model, "hf_quantizer", None) is None and not model._hf_peft_config_loaded
-            fold = model.fold_ if is_bare else model.unfold_
+            devices = set((getattr(model, "hf_device_map", None) or {}).values())
+            fold = model.fold_ if is_bare and len(devices) < 2 and "disk" not in devices else model.unfold_
             fold()
         return loaded
 
@@ -246,7 +249,12 @@ class WavePreTrainedModel(PreTrainedModel):
         results are the same, up to rounding. It takes memory for twice the embedding tables more.
 
         The weights stay. A checkpoint holds them and says `folded` in its config, so that loading it folds again.
-        `train()` unfolds.
+        `train()` unfolds. Where a gradient is to reach the weights they are multiplied as without it: it pays under
+        `torch.no_grad()`.
+
+        A weight that was written to or replaced is folded again by the next call, except where nobody can see it: a
+        write past its count of versions (`weight.data.copy_()`); and in a compiled model any but `load_state_dict` and
+        a replaced table or map. Call `fold_()` again there.
 
         Returns:
             The model itself.
@@ -312,6 +320,7 @@ class WaveModel(WavePreTrainedModel):
         self.embeddings = WaveEmbeddings(config)
         self.layers = nn.ModuleList([WaveLayer(config) for _ in range(config.num_hidden_layers)])
         self.gradient_checkpointing = False
+        self.register_load_state_dict_post_hook(fold_again)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -342,10 +351,10 @@ class WaveModel(WavePreTrainedModel):
         if self.reads_in_chunks(tokens, kwargs):
             chunks = [hidden_states for hidden_states, _ in self.read_chunks(tokens)]
             return BaseModelOutput(last_hidden_state=torch.cat(chunks, dim=1))
-        self.refresh_folded()
+        is_fresh = self.refresh_folded()
         hidden_states, lookups = self.embeddings(tokens)
-        if self.training and self.gradient_checkpointing:
-            lookups = None  # it recomputes a layer from its hidden states
+        if not is_fresh or (self.training and self.gradient_checkpointing):
+            lookups = None  # a layer is computed from its hidden states, and by checkpointing computed again
         for layer in self.layers:
             hidden_states = layer(hidden_states, tokens.mask_BL, tokens.cu_seq_lens, lookups)
             lookups = None
@@ -353,20 +362,40 @@ class WaveModel(WavePreTrainedModel):
 
     def find_obstacle(self) -> nn.Module | None:
         """What `fold_` cannot take into the product, if there is something."""
-        variants: Any = self.layers[0].mixing.variants
-        obstacle = None if is_plain(variants, nn.Linear) else variants
-        for table in self.embeddings.tables().values():
-            is_table = is_plain(table, (nn.Embedding, WaveSinusoidalEmbedding)) and not getattr(table, "max_norm", None)
-            obstacle = obstacle if is_table else table
-        return obstacle or self.embeddings.ngram_projection or self.embeddings.convolution
+        embeddings, mixing = self.embeddings, cast(WaveMixing, self.layers[0].mixing)
+        variants, *tables = find_factors(embeddings, mixing)
+        for table in tables:
+            if not is_plain(table, (nn.Embedding, WaveSinusoidalEmbedding)) or getattr(table, "max_norm", None):
+                return table
+        if not is_plain(variants, nn.Linear):
+            return variants
+        if embeddings.dropout.is_active:
+            return embeddings.dropout
+        return embeddings.ngram_projection or embeddings.convolution
 
-    def refresh_folded(self) -> None:
-        """Folds again if a weight was written to since, or a part replaced; unless it is one that cannot be folded."""
-        folded = self.layers[0].mixing.folded
-        if folded is None or torch.compiler.is_compiling() or folded.is_current():
-            return
-        if self.find_obstacle() is None:
+    def refresh_folded(self) -> bool:
+        """
+        Whether the folded tables, if there are any, stand for the weights: not where something has come between that
+        cannot be folded, nor where a gradient is to reach the weights. Folds again if these are others than they were.
+        """
+        mixing, is_compiling = cast(WaveMixing, self.layers[0].mixing), torch.compiler.is_compiling()
+        folded = mixing.folded
+        if folded is None:
+            return True
+        is_current = not is_compiling and folded.is_current(self.embeddings, mixing)
+        if not is_current and self.find_obstacle() is not None:
+            return False
+        if torch.is_grad_enabled():
+            weights = find_weights(find_factors(self.embeddings, mixing))
+            if any(weight.requires_grad for weight in weights):
+                return False
+        if is_compiling:
+            return folded.replaced == (self.embeddings.replaced, mixing.replaced)
+        if not is_current:
+            if torch._C._are_functorch_transforms_active():  # no tensor that is made in them outlives them
+                return False
             self.fold_()
+        return True
 
     def reads_in_chunks(self, tokens: WaveTokens, kwargs: dict[str, Any]) -> bool:
         """Whether the texts are too long for one pass. Gradients, recorded layers and packed texts need one pass."""
@@ -377,7 +406,14 @@ class WaveModel(WavePreTrainedModel):
             and tokens.shape[1] > self.config.chunk_length
             and not (torch.is_grad_enabled() or records or torch.compiler.is_compiling())
             and tokens.cu_seq_lens is None
+            and not self.drops()
         )
+
+    def drops(self) -> bool:
+        """Whether dropout is active: chunks are read several times, and it would be another one each time."""
+        if self.embeddings.training and self.config.token_dropout_prob > 0:
+            return True
+        return any(isinstance(part, nn.Dropout) and part.training and part.p > 0 for part in self.modules())
 
     def read_chunks(self, tokens: WaveTokens) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """
@@ -385,7 +421,6 @@ class WaveModel(WavePreTrainedModel):
         chunk. Each layer needs two numbers per column of the whole text before it can begin, so all chunks are read
         once for each layer, through the layers before it, and once more for the result.
         """
-        self.refresh_folded()
         if tokens.position_ids is None:
             tokens = replace(tokens, position_ids=self.embeddings.count_positions(tokens))
         tokens = replace(tokens, ngram_ids_BLN=self.embeddings.find_ngrams(tokens))
@@ -405,8 +440,11 @@ class WaveModel(WavePreTrainedModel):
         self, tokens: WaveTokens, summaries: list[Summary]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, list[Lookup] | None]]:
         """Chunk by chunk through as many layers as there are summaries: hidden states, mask, look-ups if no layer."""
+        is_fresh = self.refresh_folded()
         for chunk, own in tokens.chunks(self.config.chunk_length, self.embeddings.reach):
             hidden_states, lookups = self.embeddings(chunk)
+            if not is_fresh:
+                lookups = None
             mask_BL = None if chunk.mask_BL is None else chunk.mask_BL[:, own]
             hidden_states = hidden_states[:, own]
             for layer, summary in zip(self.layers, summaries, strict=False):
@@ -706,6 +744,8 @@ class WaveForMultipleChoice(WavePreTrainedModel):
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
+        if kwargs.get("cu_seq_lens") is not None:
+            raise ValueError("`cu_seq_lens` is not for choices: they are padded, with an `attention_mask`.")
         given = input_ids if input_ids is not None else inputs_embeds
         axes = 3 if input_ids is not None else 4
         if given is None or given.dim() != axes:
@@ -723,6 +763,12 @@ class WaveForMultipleChoice(WavePreTrainedModel):
         if labels is not None:
             loss = compute_loss(lambda: nn.functional.cross_entropy(widen(logits), labels), labels, logits)
         return MultipleChoiceModelOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+def fold_again(model: WaveModel, incompatible_keys: Any) -> None:
+    """After `load_state_dict`: a compiled model would not see that the weights of a folded one are others."""
+    with torch.no_grad():
+        model.refresh_folded()
 
 
 def get_classifier_dropout(config: WaveConfig) -> float:
@@ -773,12 +819,29 @@ def compute_place_loss(logits_BL: torch.Tensor, places_B: torch.Tensor) -> torch
     return total / inside_B.sum().clamp(min=1)
 
 
+def find_factors(embeddings: WaveEmbeddings, mixing: WaveMixing) -> list[Any]:
+    """The modules that `fold_` multiplies: the map, and the tables."""
+    return [mixing.variants, *embeddings.tables().values()]
+
+
+def find_weights(factors: list[Any]) -> list[torch.Tensor]:
+    return [factors[0].bias, *(factor.weight for factor in factors)]
+
+
+def read_states(tensors: list[torch.Tensor]) -> list[tuple[int, int | None]]:
+    """Where tensors lie, and how often they were written to."""
+    return [(tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in tensors]
+
+
 def is_plain(module: nn.Module, kind: type | tuple[type, ...]) -> bool:
-    """Whether a module is what it looks like: not wrapped, not quantised, and without hooks that wait for a call."""
+    """Whether a module is what it looks like: not wrapped, quantised or offloaded, and nobody waits for its call."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
-    if type(module) not in kinds or hasattr(module.weight, "__tensor_flatten__"):  # tensors in a tensor, as of torchao
+    if type(module) not in kinds or is_watched(module):
         return False
-    return not (module._forward_hooks or module._forward_pre_hooks)
+    weight = module.weight
+    # The second question, which is slow, is about tensors in a tensor, as of torchao.
+    is_bare = type(weight) in (torch.Tensor, nn.Parameter) or not hasattr(weight, "__tensor_flatten__")
+    return is_bare and not weight.is_meta
 
 
 __all__ = [

@@ -288,6 +288,16 @@ def test_vmap_over_texts_and_per_sample_gradients():
     torch.testing.assert_close(per_sample, torch.stack([single(x) for x in x_VBLE]))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("layout", ["plain", "mask", "packed"])
+@pytest.mark.parametrize("operation", ["interference", "modulation"])
+def test_batched_gradients_of_autograd(operation, layout):
+    x_BLE, fused, readable = setting(layout, operation, "l2")
+    jacobians = [torch.autograd.functional.jacobian(form, x_BLE, vectorize=True) for form in (fused, readable)]
+    torch.testing.assert_close(*jacobians)
+    assert gradcheck(fused, x_BLE.requires_grad_(), check_batched_grad=True)
+
+
 @pytest.mark.parametrize("layout", ["plain", "mask", "packed"])
 @pytest.mark.parametrize("operation", ["interference", "modulation"])
 def test_compiles_into_one_graph_of_any_size(operation, layout):

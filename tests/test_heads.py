@@ -426,6 +426,11 @@ def test_every_head_reads_documents_in_chunks(cls):
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-12)
 
 
+def test_packed_choices_are_refused():
+    with pytest.raises(ValueError, match="`cu_seq_lens` is not for choices"):
+        build(WaveForMultipleChoice)(torch.tensor([[[5, 9, 2]]]), cu_seq_lens=torch.tensor([0, 1, 3]))
+
+
 def test_the_example_runs(tmp_path, capsys):
     example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "heads.py"))
     (tmp_path / "data").mkdir()

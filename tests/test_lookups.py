@@ -120,6 +120,33 @@ def test_a_map_that_someone_watches_or_replaced_sees_every_token():
     assert seen[1:] == [(3, 20, 16)]
 
 
+@pytest.mark.parametrize("watch", ["forward", "register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_a_map_with_a_forward_or_backward_of_its_own_is_called(watch):
+    model, calls = build(), []
+    variants = model.wave.layers[0].mixing.variants
+    if watch == "forward":
+        forward = variants.forward
+        variants.forward = lambda x: calls.append(x.shape) or forward(x)
+    else:
+        getattr(variants, watch)(lambda *call: calls.append(watch) and None)
+    run(model, **batch())
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@torch.no_grad()
+def test_a_model_may_lie_on_disk_in_part(folded, tmp_path):
+    model = build(dtype=torch.float32, hidden_dropout_prob=0.1)
+    expected = model(**batch()).logits
+    (model.fold_() if folded else model).save_pretrained(tmp_path)
+    places = {"wave.embeddings": "cpu", "wave.layers": "disk", "classifier": "cpu"}
+    loaded = WaveForSequenceClassification.from_pretrained(
+        tmp_path, device_map=places, offload_folder=tmp_path / "offloaded"
+    )
+    assert not loaded.config.folded
+    torch.testing.assert_close(loaded(**batch()).logits, expected, rtol=0, atol=1e-6)
+
+
 def test_dropout_takes_the_same_dimensions_of_a_word_wherever_it_stands():
     embeddings = build(WaveModel, hidden_dropout_prob=0.5, position_embedding_type="none").train().embeddings
     ids = torch.tensor([[3, 5, 3], [7, 3, 5]])
@@ -138,6 +165,7 @@ def test_dropout_takes_the_same_dimensions_of_a_word_wherever_it_stands():
 @pytest.mark.parametrize("types", [0, 2])
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("layers", [1, 3])
+@torch.no_grad()
 def test_folded_equals_plain_and_does_one_product_less(layers, positions, types, monkeypatch):
     model = build(num_hidden_layers=layers, position_embedding_type=positions, type_vocab_size=types)
     plain = model(**batch()).logits
@@ -187,6 +215,94 @@ def test_a_weight_that_is_written_to_is_folded_again():
     torch.testing.assert_close(model(**batch()).logits, expected, rtol=1e-12, atol=1e-12)
     model.load_state_dict(build(initializer_range=0.5).state_dict())
     torch.testing.assert_close(model(**batch()).logits, build(initializer_range=0.5)(**batch()).logits)
+
+
+def test_a_gradient_reaches_the_weights_of_a_folded_model():
+    plain, folded = run(build(), **batch()), run(build().fold_(), **batch())
+    torch.testing.assert_close(folded, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_frozen_weights_stay_folded_where_another_gradient_is_asked_for(monkeypatch):
+    model, projected = build().fold_(), []
+    model.wave.requires_grad_(False)
+    monkeypatch.setattr(model.wave.layers[0].mixing, "project", count_rows(model, projected))
+    model(**batch())
+    assert projected == [0]
+
+
+def assign(model, other):
+    model.load_state_dict(other.state_dict(), assign=True)
+
+
+def put_parameters(model, other):
+    model.wave.layers[0].mixing.variants.weight = nn.Parameter(other.wave.layers[0].mixing.variants.weight.detach())
+
+
+def put_data(model, other):
+    model.get_input_embeddings().weight.data = other.get_input_embeddings().weight.data
+
+
+def put_vector(model, other):
+    nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(other.parameters()), model.parameters())
+
+
+def put_embeddings(model, other):
+    model.wave.embeddings = other.wave.embeddings
+
+
+@pytest.mark.parametrize("change", [assign, put_parameters, put_data, put_vector, put_embeddings])
+@torch.no_grad()
+def test_a_weight_that_is_replaced_is_folded_again(change, monkeypatch):
+    model, other, projected = build().fold_(), build(initializer_range=0.5), []
+    change(model, other)
+    expected = copy.deepcopy(model).unfold_()(**batch()).logits
+    monkeypatch.setattr(model.wave.layers[0].mixing, "project", count_rows(model, projected))
+    torch.testing.assert_close(model(**batch()).logits, expected, rtol=1e-12, atol=1e-12)
+    assert projected == [0]
+
+
+@torch.no_grad()
+def test_a_folded_model_is_called_with_other_weights_for_once():
+    model, other, ids = build().fold_(), build(initializer_range=0.5), batch()["input_ids"]
+    before, expected = model(ids).logits, other(ids).logits
+    weights = {name: weight.detach() for name, weight in other.named_parameters()}
+    torch.testing.assert_close(torch.func.functional_call(model, weights, (ids,)).logits, expected)
+    several = {name: torch.stack([weight, 2 * weight]) for name, weight in weights.items()}
+    call = torch.func.vmap(lambda weights: torch.func.functional_call(model, weights, (ids,)).logits)
+    torch.testing.assert_close(call(several)[0], expected)
+    torch.testing.assert_close(model(ids).logits, before)
+
+
+@torch.no_grad()
+def test_a_folded_table_that_someone_watches_is_called():
+    model, other = build().fold_(), build()
+    handles = [
+        each.get_input_embeddings().register_forward_hook(lambda table, ids, rows: rows.tanh())
+        for each in (model, other)
+    ]
+    torch.testing.assert_close(model(**batch()).logits, other(**batch()).logits, rtol=1e-12, atol=1e-12)
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(model(**batch()).logits, other(**batch()).logits, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_dropout_alone_in_training_is_not_folded_away():
+    results = []
+    for model in (build(hidden_dropout_prob=0.5).fold_(), build(hidden_dropout_prob=0.5)):
+        model.wave.embeddings.dropout.train()
+        torch.manual_seed(0)
+        results.append(model(**batch()).logits)
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_compiled_folded_model_takes_weights_that_are_loaded():
+    model, other = build().fold_(), build(initializer_range=0.5)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    compiled(**batch())
+    model.load_state_dict(other.state_dict())
+    torch.testing.assert_close(compiled(**batch()).logits, other(**batch()).logits, rtol=1e-12, atol=1e-12)
 
 
 def test_fold_follows_the_dtype_and_positions_beyond_the_table():
@@ -299,6 +415,19 @@ def test_gradients_and_recorded_layers_take_one_pass(monkeypatch):
     with torch.no_grad():
         assert len(model(**batch(), output_hidden_states=True).hidden_states) == 2
         model(input_ids=batch()["input_ids"].reshape(1, -1), cu_seq_lens=torch.tensor([0, 20, 60]))
+
+
+@pytest.mark.parametrize("settings", [{"hidden_dropout_prob": 0.5}, {"token_dropout_prob": 0.5}], ids=str)
+@pytest.mark.parametrize("part", ["model", "modules"])
+@torch.no_grad()
+def test_active_dropout_takes_one_pass(part, settings, monkeypatch):
+    model = build(WaveModel, chunk_length=7, **settings)
+    if part == "model":
+        model.train()
+    else:
+        model.embeddings.train()
+    monkeypatch.setattr(type(model), "read_chunks", lambda *_: pytest.fail("read in chunks"))
+    assert model(**batch()).last_hidden_state.isfinite().all()
 
 
 def test_chunk_length_is_checked():

@@ -557,6 +557,41 @@ def test_sinusoidal_positions_beyond_the_table_continue_it():
     assert waves[0, :2].tolist() == pytest.approx([0.5 * math.sin(10**6), 0.5 * math.cos(10**6)], abs=1e-7)
 
 
+@pytest.mark.parametrize("folded", [False, True])
+@torch.no_grad()
+def test_given_positions_beyond_the_table_are_computed_in_a_graph(folded):
+    model = build()
+    if folded:
+        model.fold_()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for first in (0, 10**4):
+        places = torch.arange(5)[None] + first
+        expected = model(IDS, position_ids=places).logits
+        torch.testing.assert_close(compiled(IDS, position_ids=places).logits, expected, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_ids_of_one_row_are_those_of_every_text():
+    model, ids = build(type_vocab_size=2), IDS.expand(3, 5)
+    for chunk in (None, 2):
+        model.config.chunk_length = chunk
+        one = model(ids, position_ids=torch.arange(5) + 9, token_type_ids=torch.arange(5) % 2).logits
+        rows = [(torch.arange(5) + 9).expand(3, 5), (torch.arange(5) % 2).expand(3, 5)]
+        assert torch.equal(one, model(ids, position_ids=rows[0], token_type_ids=rows[1]).logits)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_traced_classifier_is_saved_and_takes_other_shapes(tmp_path):
+    model = build(num_hidden_layers=2, return_dict=False)
+    traced = torch.jit.trace(model, (IDS, torch.ones_like(IDS)), check_trace=False)
+    torch.jit.save(traced, tmp_path / "traced.pt")
+    loaded = torch.jit.load(tmp_path / "traced.pt")
+    for rows, length in ((1, 1), (9, 23)):
+        ids, mask = torch.randint(1, 40, (rows, length)), torch.ones(rows, length, dtype=torch.long)
+        mask[-1, length // 2 + 1 :] = 0
+        torch.testing.assert_close(loaded(ids, mask)[0], model(ids, mask)[0], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
 def test_an_exported_classifier_takes_other_batches_and_lengths(pooling):
     torch.manual_seed(0)
@@ -606,6 +641,13 @@ def test_dropout_follows_the_seed_and_stops_in_evaluation():
     assert torch.equal(WaveDropout(1.0)(x), torch.zeros_like(x))
     assert WaveDropout(0.5)(x.bfloat16()).dtype == torch.bfloat16
     assert WaveDropout(0.5)(x[:0]).shape == (0, 5)
+
+
+def test_dropout_under_vmap_differs_from_text_to_text():
+    model = build(hidden_dropout_prob=0.5).train()
+    logits = torch.func.vmap(lambda ids: model(ids[None]).logits[0], randomness="different")(IDS.expand(4, 5))
+    assert logits.isfinite().all()
+    assert len({tuple(row.tolist()) for row in logits}) == 4
 
 
 @pytest.mark.parametrize("positions", ["sinusoidal", "absolute", "none"])

@@ -104,6 +104,13 @@ def test_lists_arrays_and_tensors_give_the_same_batch(make: Any):
     assert batch == {"input_ids": [[5, 6, 7]], "position_ids": [[3, 4, 0]], "cu_seq_lens": [0, 2, 3]}
 
 
+def test_a_mask_with_a_hole_is_refused():
+    """Its neighbours would meet, for a convolution and for n-grams, as they do not in a padded batch."""
+    features = [{"input_ids": [5]}, {"input_ids": [5, 6, 7, 8], "attention_mask": [1, 0, 1, 1]}]
+    with pytest.raises(ValueError, match=r"`attention_mask` of feature 1 .*ends.*\[1, 0, 1, 1\]"):
+        pack(features)
+
+
 @pytest.mark.parametrize("name", ["labels", "label", "label_ids"])
 @pytest.mark.parametrize(
     ("targets", "dtype"),

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, WordPiece
+from tokenizers.normalizers import BertNormalizer, Lowercase
 from transformers import AutoTokenizer, BertTokenizer
 
 from wave_network import WaveConfig, WaveForSequenceClassification, load_wave_tokenizer, train_wave_tokenizer
@@ -189,6 +192,18 @@ def test_a_vocabulary_file_gives_each_line_its_number(vocab_file):
     assert tokenizer.model_max_length == 512
 
 
+@pytest.mark.parametrize("settings", [{"do_lower_case": False}, {}, {"strip_accents": False}], ids=str)
+def test_what_is_loaded_from_a_json_file_is_saved_as_it_is(tmp_path, settings):
+    vocabulary = train(do_lower_case=False).get_vocab()
+    BertTokenizer(vocab=vocabulary, tokenize_chinese_chars=False, **settings).save_pretrained(tmp_path / "a")
+    loaded = load_wave_tokenizer(tmp_path / "a" / "tokenizer.json")
+    loaded.save_pretrained(tmp_path / "b")
+    again = AutoTokenizer.from_pretrained(tmp_path / "b")
+    text = "The café 猫犬 Birds"
+    assert again(text)["input_ids"] == loaded(text)["input_ids"]
+    assert again.backend_tokenizer.normalizer.__getstate__() == loaded.backend_tokenizer.normalizer.__getstate__()
+
+
 # --- Bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -234,3 +249,19 @@ def test_a_vocabulary_without_special_tokens_is_refused(tmp_path):
 def test_a_missing_file_is_an_os_error_that_names_it(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         load_wave_tokenizer(tmp_path / "nowhere.txt")
+
+
+@pytest.mark.parametrize(
+    ("model", "normalizer", "words"),
+    [(BPE(), BertNormalizer(), ["BPE"]), (WordPiece({"[UNK]": 0}), Lowercase(), ["WordPiece", "Lowercase"])],
+    ids=["model", "normalizer"],
+)
+def test_a_json_file_of_another_kind_of_tokenizer_is_refused(tmp_path, model, normalizer, words):
+    path = tmp_path / "tokenizer.json"
+    backend = Tokenizer(model)
+    backend.normalizer = normalizer
+    backend.save(str(path))
+    with pytest.raises(ValueError, match="`model` of the type WordPiece") as caught:
+        load_wave_tokenizer(path)
+    for word in [*words, str(path), "PreTrainedTokenizerFast"]:
+        assert word in str(caught.value)

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
 from tokenizers.trainers import WordPieceTrainer
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
@@ -93,7 +96,8 @@ def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTr
             `do_lower_case` or `model_max_length` (512 for a file, unless given).
 
     Raises:
-        ValueError: The file is neither a `.txt` nor a `.json` file, or lacks a special token.
+        ValueError: The file is neither a `.txt` nor a `.json` file, or lacks a special token, or a `tokenizer.json` is
+            of another kind than BERT's.
         OSError: There is no such folder, file or name.
     """
     path = Path(name_or_file)
@@ -105,10 +109,27 @@ def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTr
         raise ValueError(f"A vocabulary must be a .txt or a .json file, got {str(path)!r}.")
     kwargs = {"model_max_length": MODEL_MAX_LENGTH} | kwargs
     if path.suffix == ".json":
-        return BertTokenizer(tokenizer_file=str(path), **kwargs)
+        return BertTokenizer(tokenizer_file=str(path), **read_settings(path) | kwargs)
     # Not splitlines(): Chinese vocabularies hold U+2028 and its like as tokens.
     tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     missing = [token for token in BertTokenizer().get_vocab() if token not in tokens]
     if missing:
         raise ValueError(f"The vocabulary {str(path)!r} must hold the special tokens of BERT; it lacks {missing}.")
     return BertTokenizer(vocab={token: index for index, token in enumerate(tokens)}, **kwargs)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """How a `tokenizer.json` normalises: the file alone says it, and what `BertTokenizer` saves must say it again."""
+    backend = Tokenizer.from_file(str(path))
+    model, normalizer = backend.model, backend.normalizer
+    if not isinstance(model, WordPiece) or not isinstance(normalizer, BertNormalizer):
+        raise ValueError(
+            "A tokenizer.json must have a `model` of the type WordPiece and a `normalizer` of the type BertNormalizer, "
+            f"as BERT's has; {str(path)!r} has {type(model).__name__} and {type(normalizer).__name__}. Load it with "
+            "`PreTrainedTokenizerFast`."
+        )
+    return {
+        "do_lower_case": normalizer.lowercase,
+        "strip_accents": normalizer.strip_accents,
+        "tokenize_chinese_chars": normalizer.handle_chinese_chars,
+    }

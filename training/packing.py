@@ -23,8 +23,9 @@ class DataCollatorWithPacking:
     logits are the same, one row for each text, in order.
 
     A feature holds `input_ids`, and may hold `token_type_ids` and `position_ids` of the same length, and a target as
-    `labels`, `label` or `label_ids`: lists, arrays or tensors. Tokens that its `attention_mask` leaves out are left out
-    of the batch; other names are passed over. A text without tokens keeps its place, and its row of logits.
+    `labels`, `label` or `label_ids`: lists, arrays or tensors. Tokens at its ends that its `attention_mask` leaves out
+    are left out of the batch; other names are passed over. A text without tokens keeps its place, and its row of
+    logits.
 
     From N features with T tokens in all it makes
 
@@ -47,7 +48,7 @@ class DataCollatorWithPacking:
             if "labels" not in batch and is_given(name, features):
                 batch["labels"] = stack_targets(name, features)
         names = [name for name in PER_TOKEN if name == "input_ids" or is_given(name, features)]
-        texts = [read_text(names, feature) for feature in features]
+        texts = [read_text(names, feature, index) for index, feature in enumerate(features)]
         for name in names:
             batch[name] = torch.cat([text[name] for text in texts])[None]
         if batch["input_ids"].shape[1] == 0:
@@ -71,8 +72,8 @@ def stack_targets(name: str, features: Sequence[Mapping[str, Any]]) -> torch.Ten
     return targets_N.float() if targets_N.is_floating_point() else targets_N.long()
 
 
-def read_text(names: Sequence[str], feature: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The named fields of one text, each of shape (L,), without the tokens that its mask leaves out."""
+def read_text(names: Sequence[str], feature: Mapping[str, Any], index: int) -> dict[str, torch.Tensor]:
+    """The named fields of one text, each of shape (L,), without the tokens at its ends that its mask leaves out."""
     text = {name: read(name, feature) for name in names}
     if feature.get("attention_mask") is not None:
         text["attention_mask"] = read("attention_mask", feature)
@@ -85,7 +86,14 @@ def read_text(names: Sequence[str], feature: Mapping[str, Any]) -> dict[str, tor
             )
     mask_L = text.pop("attention_mask", None)
     if mask_L is not None and not mask_L.all():
-        text = {name: ids_L[mask_L != 0] for name, ids_L in text.items()}
+        kept = mask_L.nonzero()[:, 0]
+        if len(kept) > 0 and int(kept[-1] - kept[0]) >= len(kept):
+            # Padded, the tokens beside the hole would not be neighbours.
+            raise ValueError(
+                f"`attention_mask` of feature {index} must be 0 at the ends of the text alone, as padding is, "
+                f"got {mask_L.tolist()}."
+            )
+        text = {name: ids_L[kept] for name, ids_L in text.items()}
     return {name: ids_L.long() for name, ids_L in text.items()}
 
 
