@@ -233,6 +233,7 @@ def finetune(
     start = time.perf_counter()
     refuse_useless(model_arguments)
     refuse_unfit(arguments)
+    refuse_bad_name(arguments.hub_model_id)
     refuse_missing_trackers(arguments)
     if compute_loss_func is not None:
         refuse_other_losses(data_arguments, arguments)
@@ -385,13 +386,6 @@ def refuse_unfit(arguments: RunArguments) -> None:
     refuse_unfit_subwords(arguments)
     if arguments.sparse_embeddings:
         refuse_unfit_for_sparse(arguments)
-    if arguments.hub_model_id is not None:  # the card names it, at the end
-        try:
-            validate_repo_id(arguments.hub_model_id)
-        except HFValidationError as error:
-            raise ValueError(
-                f"`hub_model_id` must be a name, or an owner and a name, got {arguments.hub_model_id!r}: {error}"
-            ) from error
 
 
 def refuse_unfit_for_sparse(arguments: RunArguments) -> None:
@@ -412,6 +406,17 @@ def refuse_unfit_for_sparse(arguments: RunArguments) -> None:
         unfit = f"{count} devices of type 'cuda': allowed are one, or any number of processes with `use_cpu`"
     if unfit is not None:
         raise ValueError(f"`sparse_embeddings` (True) does not go with {unfit}. Leave out one of the two.")
+
+
+def refuse_bad_name(hub_model_id: str | None) -> None:
+    """The card names the repository, at the end of the training: a ValueError before it if it is no name on the Hub."""
+    if hub_model_id is not None:
+        try:
+            validate_repo_id(hub_model_id)
+        except HFValidationError as error:
+            raise ValueError(
+                f"`hub_model_id` must be a name, or an owner and a name, got {hub_model_id!r}: {error}"
+            ) from error
 
 
 def refuse_uncalibrated(model: PreTrainedModel) -> None:
