@@ -415,6 +415,7 @@ def test_a_run_interrupted_before_its_first_checkpoint_starts_again(run: Path, d
         ("hidden_size", 16, 32),
         ("wave_operation", "modulation", "interference"),
         ("class_weights", "none", "balanced"),
+        ("adam_beta2", 0.999, 0.99),
     ],
 )
 def test_a_run_goes_on_with_the_settings_that_it_was_begun_with(

@@ -251,6 +251,18 @@ def test_a_missing_file_is_an_os_error_that_names_it(tmp_path):
         load_wave_tokenizer(tmp_path / "nowhere.txt")
 
 
+def test_a_setting_that_contradicts_the_json_file_is_refused(tmp_path):
+    train(do_lower_case=False).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`do_lower_case` must be what .* has, False, got True"):
+        load_wave_tokenizer(tmp_path / "tokenizer.json", do_lower_case=True)
+
+
+def test_a_damaged_json_file_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"version": ')
+    with pytest.raises(ValueError, match=r"tokenizer\.json' cannot be read"):
+        load_wave_tokenizer(tmp_path / "tokenizer.json")
+
+
 @pytest.mark.parametrize(
     ("model", "normalizer", "words"),
     [(BPE(), BertNormalizer(), ["BPE"]), (WordPiece({"[UNK]": 0}), Lowercase(), ["WordPiece", "Lowercase"])],

@@ -96,8 +96,8 @@ def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTr
             `do_lower_case` or `model_max_length` (512 for a file, unless given).
 
     Raises:
-        ValueError: The file is neither a `.txt` nor a `.json` file, or lacks a special token, or a `tokenizer.json` is
-            of another kind than BERT's.
+        ValueError: The file is neither a `.txt` nor a `.json` file, or lacks a special token; or a `tokenizer.json` is
+            damaged, of another kind than BERT's, or contradicted by a setting in `kwargs`.
         OSError: There is no such folder, file or name.
     """
     path = Path(name_or_file)
@@ -109,7 +109,13 @@ def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTr
         raise ValueError(f"A vocabulary must be a .txt or a .json file, got {str(path)!r}.")
     kwargs = {"model_max_length": MODEL_MAX_LENGTH} | kwargs
     if path.suffix == ".json":
-        return BertTokenizer(tokenizer_file=str(path), **read_settings(path) | kwargs)
+        settings = read_settings(path)
+        for name, value in settings.items():
+            if kwargs.get(name, value) != value:
+                raise ValueError(
+                    f"`{name}` must be what the tokenizer.json {str(path)!r} has, {value}, got {kwargs[name]}."
+                )
+        return BertTokenizer(tokenizer_file=str(path), **settings | kwargs)
     # Not splitlines(): Chinese vocabularies hold U+2028 and its like as tokens.
     tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     missing = [token for token in BertTokenizer().get_vocab() if token not in tokens]
@@ -120,7 +126,10 @@ def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTr
 
 def read_settings(path: Path) -> dict[str, Any]:
     """How a `tokenizer.json` normalises: the file alone says it, and what `BertTokenizer` saves must say it again."""
-    backend = Tokenizer.from_file(str(path))
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing more exact
+        raise ValueError(f"The tokenizer.json {str(path)!r} cannot be read: {error}") from error
     model, normalizer = backend.model, backend.normalizer
     if not isinstance(model, WordPiece) or not isinstance(normalizer, BertNormalizer):
         raise ValueError(

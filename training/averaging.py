@@ -109,16 +109,6 @@ class AveragingTrainer(Trainer):
             super()._save_checkpoint(model, trial)
 
 
-def refuse_other_averaging(arguments: Any, checkpoint: Path | None) -> None:
-    """A ValueError if `ema_decay` of these `RunArguments` was not in the run that is resumed, or was and is not."""
-    decay = arguments.ema_decay
-    if checkpoint is not None and (checkpoint / RAW_WEIGHTS).exists() != bool(decay):
-        was = "without" if decay else "with"
-        raise ValueError(
-            f"`ema_decay` ({decay}) must be what it was in the run that is resumed: {checkpoint} was written {was} it."
-        )
-
-
 def refuse_unfit_averaging(arguments: Any) -> None:
     """A ValueError if `ema_decay` does not go with another setting of these `RunArguments`."""
     because = "which splits the weights over the processes"

@@ -35,7 +35,7 @@ from transformers.trainer_utils import EvalPrediction
 from ..configuration import WaveConfig
 from ..modeling_wave import WaveForSequenceClassification
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
-from .averaging import AveragingTrainer, refuse_other_averaging, refuse_unfit_averaging
+from .averaging import AveragingTrainer, refuse_unfit_averaging
 from .calibration import calibrate
 from .data import TextData, load_text_data
 from .losses import SAMPLE_WEIGHT, ClassificationLoss, WithSampleWeights, make_loss
@@ -61,7 +61,6 @@ from .subwords import (
     SubwordEmbedding,
     add_subwords,
     fold_subwords,
-    refuse_other_subwords,
     refuse_unfit_subwords,
     settle_subwords,
 )
@@ -248,7 +247,6 @@ def finetune(
             settle_best(checkpoint, is_wanted=arguments.load_best_model_at_end)
         before = read_beginning(folder)
     refuse_unfit_sharding(arguments, checkpoint)
-    refuse_other_averaging(arguments, checkpoint)
     arguments.dataloader_pin_memory &= arguments.device.type == "cuda"
     # Tiny activations and moments become denormal numbers, which a CPU handles slowly. Threads inherit this when they
     # start, so it stands before anything that starts them.
@@ -262,7 +260,6 @@ def finetune(
     is_new = model_arguments.model is None and make_model is None
     settle_subwords(arguments, tokenizer, is_new)
     arguments.settle_epochs(len(data.train), is_new)
-    refuse_other_subwords(arguments, checkpoint)
     beginning = describe_beginning(data_arguments, model_arguments, arguments, data)
     if before is not None:
         refuse_other_beginning(folder, data_arguments.dataset, beginning, before)

@@ -18,13 +18,17 @@ from .sharding import is_sharded
 BEGUN = "run.json"
 
 # What decides what a run learns, beside its rows and its model, so that it stays as it was begun. The texts of a step
-# do too, but are left to those who go on with other processes. A checkpoint says itself whether it has subwords and
-# averaged weights.
+# do too, but are left to those who go on with other processes.
 DECISIVE = (
     "seed",
     "learning_rate",
     "lr_scheduler_type",
+    "lr_scheduler_kwargs",
     "warmup_steps",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
     "weight_decay",
     "max_grad_norm",
     "num_train_epochs",
@@ -34,6 +38,8 @@ DECISIVE = (
     "label_smoothing_factor",
     "mixup_alpha",
     "class_weights",
+    "ema_decay",
+    "subword_buckets",
 )
 OF_A_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
@@ -74,10 +80,9 @@ def refuse_existing(folder: Path, resume: bool) -> None:
 
 def refuse_foreign(folder: Path) -> None:
     """Nor is anything else overwritten by a run that is resumed: what is in the folder must be a run."""
-    if not is_empty(folder) and not (folder / BEGUN).exists() and not any(folder.glob("checkpoint-*")):
+    if not is_empty(folder) and not (folder / BEGUN).exists():
         raise FileExistsError(
-            f"`output_dir` {str(folder)!r} is no run to go on with: neither {BEGUN} nor a checkpoint is in it. Choose "
-            "another folder."
+            f"`output_dir` {str(folder)!r} is no run to go on with: there is no {BEGUN} in it. Choose another folder."
         )
 
 
@@ -94,7 +99,7 @@ def refuse_other_beginning(folder: Path, dataset: str, beginning: Mapping[str, A
         )
     same = beginning["settings"].keys() - (OF_A_STEP if beginning["processes"] != before["processes"] else ())
     for name, value in beginning["settings"].items():
-        if name in same and name in before["settings"] and value != before["settings"][name]:
+        if name in same and value != before["settings"][name]:
             raise ValueError(
                 f"`{name}` ({value!r}) must be what it was in the run that is resumed: that in {folder} was begun with "
                 f"{before['settings'][name]!r}."

@@ -2,11 +2,9 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import safe_open
 from tokenizers.models import WordPiece
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -151,21 +149,6 @@ def fold_subwords(model: PreTrainedModel) -> None:
     if isinstance(table, SubwordEmbedding):
         weight = table.weight.detach()
         model.set_input_embeddings(nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=table.padding_idx))
-
-
-def refuse_other_subwords(arguments: Any, checkpoint: Path | None) -> None:
-    """A ValueError if `subword_buckets` of these `RunArguments` is not what it was in the run that is resumed."""
-    weights = checkpoint / "model.safetensors" if checkpoint is not None else None
-    if weights is None or not weights.exists():
-        return
-    with safe_open(weights, framework="pt") as file:
-        tables = [name for name in file.keys() if name.endswith(".subwords")]  # noqa: SIM118  # no dict
-        was = file.get_slice(tables[0]).get_shape()[0] if tables else 0
-    if was != arguments.subword_buckets:
-        raise ValueError(
-            f"`subword_buckets` ({arguments.subword_buckets}) must be what it was in the run that is resumed: "
-            f"{checkpoint} was written with {was}."
-        )
 
 
 def refuse_unfit_subwords(arguments: Any) -> None:
