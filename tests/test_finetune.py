@@ -276,11 +276,13 @@ def test_a_folder_with_anything_in_it_is_refused_and_nothing_in_it_changes(
     assert snapshot(tmp_path) == {"thesis.txt": hashlib.sha256(b"years of work").hexdigest()}
 
 
+@pytest.mark.parametrize("name", ["config.json", "checkpoint-14/trainer_state.json"])
 def test_a_folder_that_is_no_run_is_no_run_to_go_on_with(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "README.md").write_text("years of work")
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
     before = snapshot(tmp_path)
     error = refuse(small_words(data, tmp_path, resume=True), capsys)
     assert f"{str(tmp_path)!r} is no run to go on with" in error
@@ -440,6 +442,20 @@ def test_a_run_goes_on_with_the_rows_that_it_was_begun_with(
     assert "`dataset`" in error
     assert f"--dataset {data}" in error  # how it was begun
     assert snapshot(parted) == before
+
+
+def test_an_ended_run_goes_back_to_a_checkpoint_in_a_copy(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    for name in ("metrics.json", "model.safetensors"):
+        (copy / name).unlink()
+    before = snapshot(copy)
+    assert "`seed` (1) must be what it was" in refuse(small_words(data, copy, resume=True, seed=1), capsys)
+    assert snapshot(copy) == before
+    finetune_small(data, copy, resume=True)
+    assert distance(run, copy) == 0
+    assert list_files(copy) == RUN_FILES
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -50,7 +50,6 @@ from .resuming import (
     find_checkpoint,
     read_beginning,
     refuse_existing,
-    refuse_foreign,
     refuse_other_beginning,
     settle_best,
     write_beginning,
@@ -118,10 +117,14 @@ def list_callbacks(state: TrainerState) -> dict[str, Any]:
 class WaveTrainer(AveragingTrainer):
     """
     Trainer with our order of the training rows, with weights of the rows, mixup and `sparse_embeddings`. Of epochs that
-    are equally good in validation it keeps the last.
+    are equally good in validation it keeps the last. Each checkpoint says what the run was begun with.
     """
 
     args: RunArguments
+
+    def __init__(self, *arguments: Any, beginning: Mapping[str, Any] | None = None, **settings: Any):
+        super().__init__(*arguments, **settings)
+        self.beginning = beginning
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -159,6 +162,12 @@ class WaveTrainer(AveragingTrainer):
             self.state.best_global_step = self.state.global_step
             return True
         return is_best
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.beginning is not None and self.args.should_save:
+            # Before the state of Trainer, by which a checkpoint is known to be complete.
+            write_beginning(Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}"), self.beginning)
+        super()._save_checkpoint(model, trial)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -241,11 +250,8 @@ def finetune(
     # Before anything is written, all processes look at the folder.
     with arguments.main_process_first(desc="look at the run folder"):
         refuse_existing(folder, arguments.resume)
-        refuse_foreign(folder)
         checkpoint = find_checkpoint(folder) if arguments.resume else None
-        if checkpoint is not None:
-            settle_best(checkpoint, is_wanted=arguments.load_best_model_at_end)
-        before = read_beginning(folder)
+        before = read_beginning(folder, checkpoint)
     refuse_unfit_sharding(arguments, checkpoint)
     arguments.dataloader_pin_memory &= arguments.device.type == "cuda"
     # Tiny activations and moments become denormal numbers, which a CPU handles slowly. Threads inherit this when they
@@ -263,6 +269,10 @@ def finetune(
     beginning = describe_beginning(data_arguments, model_arguments, arguments, data)
     if before is not None:
         refuse_other_beginning(folder, data_arguments.dataset, beginning, before)
+        beginning = before
+    if checkpoint is not None:
+        with arguments.main_process_first(desc="settle the best checkpoint"):
+            settle_best(checkpoint, is_wanted=arguments.load_best_model_at_end)
     set_seed(arguments.seed)
     model = (make_model or get_model)(model_arguments, tokenizer, data.label_names)
     if arguments.calibrate:
@@ -286,14 +296,14 @@ def finetune(
             data_collator=WithSampleWeights(get_collator(arguments, model, tokenizer)),
             compute_metrics=functools.partial(compute_metrics, report),
             compute_loss_func=compute_loss_func or make_loss(arguments, data),
+            beginning=beginning,
         )
         if arguments.early_stopping_patience:
             trainer.add_callback(EarlyStopping(arguments.early_stopping_patience, arguments.early_stopping_threshold))
         is_main = trainer.is_world_process_zero()
         if is_main:
             # From the first checkpoint on, a push of the run folder finds code, tokenizer and settings in it.
-            if before is None:
-                write_beginning(folder, beginning)
+            write_beginning(folder, beginning)
             model.config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             print_summary(model, counts, data, folder)

@@ -14,7 +14,7 @@ from .record import write_atomically
 from .settings import DataArguments, ModelArguments, RunArguments, describe_command
 from .sharding import is_sharded
 
-# What a run is begun with. The record at its end says the same and more, and takes its place.
+# What a run is begun with: in its folder, until the record at its end says the same and more, and in each checkpoint.
 BEGUN = "run.json"
 
 # What decides what a run learns, beside its rows and its model, so that it stays as it was begun. The texts of a step
@@ -58,9 +58,21 @@ def describe_beginning(
     return json.loads(json.dumps(beginning))
 
 
-def read_beginning(folder: Path) -> dict[str, Any] | None:
-    path = folder / BEGUN
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def read_beginning(folder: Path, checkpoint: Path | None) -> dict[str, Any] | None:
+    """
+    What the run in a folder was begun with; None if nothing was begun there.
+
+    Raises:
+        FileExistsError: There is something else in the folder, which a run that goes on there would overwrite.
+    """
+    for place in (folder, checkpoint):
+        if place is not None and (place / BEGUN).exists():
+            return json.loads((place / BEGUN).read_text(encoding="utf-8"))
+    if not is_empty(folder):
+        raise FileExistsError(
+            f"`output_dir` {str(folder)!r} is no run to go on with: there is no {BEGUN} in it. Choose another folder."
+        )
+    return None
 
 
 def write_beginning(folder: Path, beginning: Mapping[str, Any]) -> None:
@@ -75,14 +87,6 @@ def refuse_existing(folder: Path, resume: bool) -> None:
     if not resume and not is_empty(folder):
         raise FileExistsError(
             f"`output_dir` {str(folder)!r} exists and is not empty. Choose another folder, or go on with --resume."
-        )
-
-
-def refuse_foreign(folder: Path) -> None:
-    """Nor is anything else overwritten by a run that is resumed: what is in the folder must be a run."""
-    if not is_empty(folder) and not (folder / BEGUN).exists():
-        raise FileExistsError(
-            f"`output_dir` {str(folder)!r} is no run to go on with: there is no {BEGUN} in it. Choose another folder."
         )
 
 
