@@ -176,7 +176,7 @@ class WaveConfig(PreTrainedConfig):
     classifier_pooling: Literal["mean", "cls", "max"] = "mean"
     classifier_temperature: float | int = 1.0
     initializer_range: float | int = 0.02
-    layer_norm_eps: float = 1e-8
+    layer_norm_eps: float | int = 1e-8
     wave_implementation: Literal["auto", "eager", "fused"] = "auto"
     chunk_length: int | None = 32768
     folded: bool = False
@@ -232,15 +232,24 @@ class WaveConfig(PreTrainedConfig):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"`{name}` must be a probability between 0 and 1, got {value}.")
         for name in ("initializer_range", "position_embedding_scale", "layer_norm_eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be greater than 0, got {getattr(self, name)}.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be a finite number greater than 0, got {getattr(self, name)}.")
         if not 0 < self.classifier_temperature < math.inf:
             raise ValueError(
                 f"`classifier_temperature` must be a finite number greater than 0, got {self.classifier_temperature}."
             )
 
     def validate_modes(self):
-        """What a `Literal` cannot say: activation functions have too many names."""
+        """What a `Literal` cannot say: activation functions have too many names, and not all goes together."""
+        between = {"conv_kernel_size": self.conv_kernel_size}
+        if self.ngram_vocab_size is not None:
+            between["ngram_hidden_size"] = self.ngram_hidden_size
+        for name, value in between.items():
+            if self.folded and value is not None:
+                raise ValueError(
+                    f"`folded` must be False where `{name}` ({value}) stands between the embedding tables and the "
+                    "first layer's map: `fold_()` multiplies the one with the other. Got True."
+                )
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}.")
 
@@ -269,9 +278,10 @@ class WaveConfig(PreTrainedConfig):
         super().save_pretrained(save_directory)
         write_hub_files(save_directory)
         # While it trains, Trainer pushes the folder above its checkpoints: it copies the config and the weights there,
-        # and would leave the code behind.
-        if re.fullmatch(r"checkpoint-\d+", Path(save_directory).name):
-            write_hub_files(Path(save_directory).parent, overwrite=False)
+        # and would leave the code behind. The folder where a user happens to work is hardly such a one.
+        parent = Path(save_directory).absolute().parent
+        if re.fullmatch(r"checkpoint-\d+", Path(save_directory).name) and parent != Path.cwd():
+            write_hub_files(parent, overwrite=False)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 

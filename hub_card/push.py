@@ -8,6 +8,20 @@ from huggingface_hub import HfApi
 NEEDED = ("config.json", "model.safetensors", "modeling_wave.py", "tokenizer.json", "README.md")
 
 
+def resolve_repo(run_folder: str | Path, repo_id: str, *, token: str | None = None, private: bool | None = None) -> str:
+    """
+    The whole name on the Hub, with its owner; the repository is created if it does not exist. The card names it.
+
+    Raises:
+        FileNotFoundError: The folder is not a finished run; the message names what is missing.
+        huggingface_hub.errors.HfHubHTTPError: The Hub refused, or failed.
+    """
+    missing = [name for name in NEEDED if not Path(run_folder, name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{str(run_folder)!r} is not a finished run folder: it lacks {', '.join(missing)}.")
+    return HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id
+
+
 def push_run(
     run_folder: str | Path,
     repo_id: str,
@@ -40,12 +54,8 @@ def push_run(
         FileNotFoundError: The folder is not a finished run; the message names what is missing.
         huggingface_hub.errors.HfHubHTTPError: The Hub refused, or failed.
     """
-    run_folder = Path(run_folder)
-    missing = [name for name in NEEDED if not (run_folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{str(run_folder)!r} is not a finished run folder: it lacks {', '.join(missing)}.")
+    repo_id = resolve_repo(run_folder, repo_id, token=token, private=private)
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None and not create_pr:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     commit = api.upload_folder(

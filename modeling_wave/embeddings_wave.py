@@ -43,8 +43,9 @@ class WaveTokens:
         position_ids=None,
         inputs_embeds=None,
         cu_seq_lens=None,
+        cu_seq_lens_q=None,
     ) -> "WaveTokens":
-        """From the arguments of a model. ValueError, naming the argument, if they do not go together."""
+        """From the arguments of a model. ValueError, naming the argument, if they cannot be or do not go together."""
         if (input_ids is None) == (inputs_embeds is None):
             given = "neither" if input_ids is None else "both"
             raise ValueError(f"Give exactly one of `input_ids` and `inputs_embeds`, got {given}.")
@@ -55,9 +56,16 @@ class WaveTokens:
                 f"hidden size), with a length of at least 1; got a batch of shape {shape}."
             )
         mask_BL = to_mask(attention_mask, shape)
+        if cu_seq_lens_q is not None:
+            raise ValueError(
+                "Packed texts are told apart by `cu_seq_lens`; `cu_seq_lens_q`, which was given, is for attention."
+            )
         if cu_seq_lens is not None:
             check_offsets(cu_seq_lens, shape, attention_mask)
+        check_ids("input_ids", input_ids, [shape])
         token_type_ids, position_ids = add_batch(token_type_ids), add_batch(position_ids)
+        for name, ids in (("token_type_ids", token_type_ids), ("position_ids", position_ids)):
+            check_ids(name, ids, [shape, (1, shape[1])])
         return cls(input_ids, mask_BL, token_type_ids, position_ids, inputs_embeds, cu_seq_lens)
 
     @property
@@ -200,6 +208,11 @@ class WaveEmbeddings(Replaceable):
 
     def forward(self, tokens: WaveTokens) -> tuple[torch.Tensor, list[Lookup] | None]:
         """The embeddings, (B, L, D), and what they are a sum of; None in place of that if they are more than a sum."""
+        if tokens.inputs_embeds is not None and tokens.inputs_embeds.shape[-1] != self.config.hidden_size:
+            raise ValueError(
+                f"`inputs_embeds` must have the shape (batch size, length, {self.config.hidden_size}), with "
+                f"`hidden_size` at its end; got {tuple(tokens.inputs_embeds.shape)}."
+            )
         ids, tables, is_sum = self.find_ids(tokens), self.tables(), tokens.inputs_embeds is None
         summands = [] if tokens.inputs_embeds is None else [self.dropout(tokens.inputs_embeds)]
         lookups = []
@@ -257,7 +270,9 @@ class WaveEmbeddings(Replaceable):
 
     def find_distinct(self, name: str, table: nn.Module, ids_BL: torch.Tensor) -> Lookup:
         """Each distinct row once, with dropout, where that can be had: how many there are depends on the data."""
-        if torch.compiler.is_compiling() or type(ids_BL) is not torch.Tensor or ids_BL.device.type != "cpu":
+        # Who waits for a call of the table, as NEFTune and Captum do, waits for one row for each token.
+        is_whole = torch.compiler.is_compiling() or is_watched(table)
+        if is_whole or type(ids_BL) is not torch.Tensor or ids_BL.device.type != "cpu":
             return Lookup(name, ids_BL)
         try:
             distinct_R, index_BL = ids_BL.unique(return_inverse=True)
@@ -284,7 +299,7 @@ class WaveEmbeddings(Replaceable):
         else:
             positions_BL = places_L[None]
         allowed = self.config.max_position_embeddings
-        if self.config.position_embedding_type == "absolute" and tokens.shape[1] > allowed:
+        if self.config.position_embedding_type == "absolute" and tokens.shape[1] > allowed and positions_BL.numel() > 0:
             longest = int(positions_BL.max()) + 1
             if longest > allowed:
                 raise ValueError(
@@ -305,6 +320,7 @@ class WaveSinusoidalEmbedding(nn.Module):
         super().__init__()
         self.config = config
         self.weight = nn.Buffer(self.compute_table(), persistent=False)
+        self.register_load_state_dict_post_hook(fill_again)
 
     def compute_table(self) -> torch.Tensor:
         """The table, shape (max_position_embeddings, D), in the dtype that parameters get where it is made."""
@@ -323,6 +339,13 @@ class WaveSinusoidalEmbedding(nn.Module):
         if are_all_computed or goes_beyond(position_ids, self.weight.shape[0]):
             return self.compute(position_ids).to(self.weight.dtype)
         return nn.functional.embedding(position_ids, self.weight)
+
+
+def fill_again(positions: WaveSinusoidalEmbedding, incompatible_keys: Any) -> None:
+    """After `load_state_dict`, which brings no table: after `to_empty` there is none either."""
+    if positions.weight.device.type != "meta":
+        with torch.no_grad():
+            positions.weight.copy_(positions.compute_table())
 
 
 def hash_ngrams(tokens: WaveTokens, size: int, rows: int) -> torch.Tensor:
@@ -372,7 +395,10 @@ def goes_beyond(ids_BL: torch.Tensor, size: int) -> bool:
     """Whether some id is not below `size`. In a graph, which cannot ask for it, whether as many positions would be."""
     if is_in_graph(ids_BL):
         return ids_BL.shape[-1] > size
-    return ids_BL.numel() > 0 and int(ids_BL.max()) >= size
+    try:
+        return ids_BL.numel() > 0 and int(ids_BL.max()) >= size
+    except RuntimeError:  # under torch.func.vmap and on the meta device nobody can ask; all may be computed
+        return True
 
 
 def check_offsets(cu_seq_lens: torch.Tensor, shape: tuple[int, ...], attention_mask: torch.Tensor | None) -> None:
@@ -389,6 +415,17 @@ def check_offsets(cu_seq_lens: torch.Tensor, shape: tuple[int, ...], attention_m
         if offsets[0] != 0 or offsets[-1] != shape[1] or offsets != sorted(offsets):
             shown = ", ".join(map(str, offsets if len(offsets) <= 8 else [*offsets[:4], "...", *offsets[-3:]]))
             raise ValueError(f"{must} {shape[1]}; got {shown}.")
+
+
+def check_ids(name: str, ids: torch.Tensor | None, shapes: list[tuple[int, ...]]) -> None:
+    """ValueError if ids are there and are no integers, or have none of these shapes."""
+    if ids is None:
+        return
+    if ids.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"`{name}` must be integers, torch.int64 or torch.int32; got {ids.dtype}.")
+    if tuple(ids.shape) not in shapes:
+        allowed = " or ".join(map(str, dict.fromkeys(shapes)))
+        raise ValueError(f"`{name}` must have the shape {allowed} of the tokens, got {tuple(ids.shape)}.")
 
 
 def add_batch(ids: torch.Tensor | None) -> torch.Tensor | None:
@@ -431,4 +468,6 @@ def look_up(table: Any, ids: torch.Tensor, name: str) -> torch.Tensor:
         return table(ids)
     except IndexError as error:
         allowed, lowest, highest = len(table.weight) - 1, int(ids.min()), int(ids.max())
+        if lowest >= 0 and highest <= allowed:
+            raise  # of a hook of somebody
         raise IndexError(f"`{name}` must lie in 0 ... {allowed}, got {lowest} ... {highest}.") from error

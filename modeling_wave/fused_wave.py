@@ -491,7 +491,7 @@ def context_norm(
 ) -> torch.Tensor:
     """
     The norm of the rest of the text, `c_BLD` (paper, fig. 4), shape (B, L, D): arguments and result as in
-    `ops_wave.context_norm`. On a CPU, without a compiler, it is exact for every finite `w`.
+    `ops_wave.context_norm`. On a CPU, without a compiler, it is exact for every finite `w` in float32 and less.
     """
     return apply(w_BLD, mask_BL, cu_seq_lens, "context", magnitude)
 

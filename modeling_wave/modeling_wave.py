@@ -234,11 +234,12 @@ class WavePreTrainedModel(PreTrainedModel):
             ) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model.config.folded:
-            # Quantised tables, maps with an adapter and parts of a model on several devices or on disk cannot be
-            # folded: what was asked for here goes before.
+            # Quantised tables, maps with an adapter and parts of a model on several devices, on disk or on none cannot
+            # be folded: what was asked for here goes before.
             is_bare = getattr(model, "hf_quantizer", None) is None and not model._hf_peft_config_loaded
-            devices = set((getattr(model, "hf_device_map", None) or {}).values())
-            fold = model.fold_ if is_bare and len(devices) < 2 and "disk" not in devices else model.unfold_
+            devices = {str(device) for device in (getattr(model, "hf_device_map", None) or {}).values()}
+            is_here = len(devices) < 2 and not devices & {"disk", "meta"} and model.device.type != "meta"
+            fold = model.fold_ if is_bare and is_here else model.unfold_
             fold()
         return loaded
 
@@ -347,7 +348,15 @@ class WaveModel(WavePreTrainedModel):
             For packed texts: the batch is one row of texts laid end to end without padding, and text `n` stands from
             `cu_seq_lens[n]` to `cu_seq_lens[n + 1]`. Instead of an `attention_mask`.
         """
-        tokens = WaveTokens.check(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cu_seq_lens)
+        tokens = WaveTokens.check(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            cu_seq_lens,
+            cu_seq_lens_q=kwargs.get("cu_seq_lens_q"),
+        )
         if self.reads_in_chunks(tokens, kwargs):
             chunks = [hidden_states for hidden_states, _ in self.read_chunks(tokens)]
             return BaseModelOutput(last_hidden_state=torch.cat(chunks, dim=1))
@@ -491,7 +500,15 @@ class WaveForSequenceClassification(WavePreTrainedModel):
             cross-entropy); `"regression"`, floats (mean squared error). If it is None, the type follows from
             `config.num_labels` and from the dtype of the labels, as in BERT.
         """
-        tokens = WaveTokens.check(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cu_seq_lens)
+        tokens = WaveTokens.check(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            cu_seq_lens,
+            cu_seq_lens_q=kwargs.get("cu_seq_lens_q"),
+        )
         recorded = None
         if self.wave.reads_in_chunks(tokens, kwargs):
             pooled_BD = pool(self.wave.read_chunks(tokens), self.config.classifier_pooling)
@@ -754,7 +771,10 @@ class WaveForMultipleChoice(WavePreTrainedModel):
                 f"{None if given is None else tuple(given.shape)}."
             )
         rows, choices = given.shape[:2]
-        flat = {name: None if value is None else value.flatten(end_dim=1) for name, value in inputs.items()}
+        flat = {
+            name: value if value is None or value.dim() == 1 else value.flatten(end_dim=1)
+            for name, value in inputs.items()
+        }
         outputs: BaseModelOutput = self.wave(**flat, return_dict=True, **kwargs)
         mask_BL = None if attention_mask is None else flat["attention_mask"] != 0
         pooled_BD = pool([(outputs.last_hidden_state, mask_BL)], self.config.classifier_pooling)

@@ -285,3 +285,10 @@ def test_a_save_into_a_checkpoint_folder_leaves_the_files_above_it(tmp_path):
     WaveConfig().save_pretrained(tmp_path / "checkpoint-5")
     assert (tmp_path / "modeling_wave.py").read_text() == "# mine\n"
     assert (tmp_path / "ops_wave.py").read_text() == (tmp_path / "checkpoint-5" / "ops_wave.py").read_text()
+
+
+def test_a_checkpoint_in_the_folder_where_one_works_leaves_that_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    WaveConfig().save_pretrained("checkpoint-5")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
+    assert Path("checkpoint-5", "modeling_wave.py").exists()

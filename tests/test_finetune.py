@@ -47,7 +47,7 @@ from transformers import (
 
 from wave_network import WaveForSequenceClassification
 from wave_network.hub_card import push_run
-from wave_network.training import finetune
+from wave_network.training import finetune, resuming
 from wave_network.training import settings as settings_module
 from wave_network.training.cli import main, parse_settings, print_results
 from wave_network.training.settings import DataArguments
@@ -294,6 +294,26 @@ def test_the_run_folder_is_called_after_the_data(dataset: str):
     assert finetune.name_of(DataArguments(dataset)) == "texts"
 
 
+def test_data_behind_a_link_are_called_as_the_link_is(data: Path, tmp_path: Path):
+    (tmp_path / "reviews").symlink_to(data)
+    assert finetune.name_of(DataArguments(str(tmp_path / "reviews"))) == "reviews"
+    assert finetune.read_data(DataArguments(str(tmp_path / "reviews"))).name == "reviews"
+
+
+@pytest.mark.parametrize(("name", "value"), [("learning_rate", -1.0), ("learning_rate", "nan"), ("weight_decay", -0.1)])
+def test_rates_that_cannot_be_are_refused_before_anything_is_written(
+    data: Path, tmp_path: Path, name: str, value: Any, capsys: pytest.CaptureFixture[str]
+):
+    error = refuse(small_words(data, tmp_path / "run", **{name: value}), capsys)
+    assert f"`{name}` must be a finite number of at least 0, got {value}" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_noise_is_added_to_the_embeddings_as_of_any_model(run: Path, data: Path, tmp_path: Path):
+    noisy = finetune_small(data, tmp_path / "noisy", neftune_noise_alpha=5)
+    assert distance(run, noisy) > 1e-3
+
+
 # A run that stops early
 
 EARLY = {
@@ -407,6 +427,48 @@ def test_a_run_interrupted_before_its_first_checkpoint_starts_again(run: Path, d
     assert distance(run, parted) == 0
 
 
+def test_a_run_that_has_learned_nothing_yet_may_be_begun_with_other_settings(data: Path, tmp_path: Path):
+    parted = interrupt(data, tmp_path / "parted", saves=1, seed=5)
+    shutil.rmtree(parted / "checkpoint-14")
+    finetune_small(data, parted, resume=True, num_train_epochs=1)
+    assert read_metrics(parted)["seed"] == 42
+    assert read_metrics(parted)["settings"]["num_train_epochs"] == 1
+
+
+def test_a_run_does_not_go_on_from_checkpoints_without_the_optimizer(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    parted = interrupt(data, tmp_path / "parted", saves=1, save_only_model=True)
+    before = snapshot(parted)
+    error = refuse(small_words(data, parted, save_only_model=True, resume=True), capsys)
+    assert f"`save_only_model` (True) leaves nothing to go on from: {parted / 'checkpoint-14'}" in error
+    assert snapshot(parted) == before
+
+
+def test_two_processes_do_not_write_in_one_folder(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    parted = interrupt(data, tmp_path / "parted", saves=1)
+    before = snapshot(parted)
+    with resuming.alone_in(parted):
+        error = refuse(small_words(data, parted, resume=True), capsys)
+    assert f"Another process is writing in `output_dir` {str(parted)!r}" in error
+    assert snapshot(parted) == before
+    with pytest.raises(FileExistsError, match="Another process has begun"), resuming.alone_in(parted, is_new=True):
+        pass
+    finetune_small(data, parted, resume=True)  # both are free again
+
+
+def test_a_run_without_a_best_epoch_has_a_record_and_a_card(data: Path, tmp_path: Path):
+    diverging = {"learning_rate": 1e10, "max_grad_norm": 0, "optim": "sgd", "metric_for_best_model": "loss"}
+    run = finetune_small(data, tmp_path / "run", **diverging)
+    assert read_metrics(run)["best"] is None
+    assert "# run" in (run / "README.md").read_text()
+
+
+def test_the_length_on_record_is_that_of_the_tokenizer(run: Path, data: Path, tmp_path: Path):
+    again = finetune_small(data, tmp_path / "again", model=run, max_length=64, num_train_epochs=1)
+    assert read_metrics(again)["settings"]["max_length"] == 32
+
+
 @pytest.mark.parametrize(
     ("name", "was", "value"),
     [
@@ -418,6 +480,10 @@ def test_a_run_interrupted_before_its_first_checkpoint_starts_again(run: Path, d
         ("wave_operation", "modulation", "interference"),
         ("class_weights", "none", "balanced"),
         ("adam_beta2", 0.999, 0.99),
+        ("data_seed", None, 7),
+        ("train_sampling_strategy", "group_by_length", "random"),
+        ("metric_for_best_model", "accuracy", "loss"),
+        ("save_only_model", False, True),
     ],
 )
 def test_a_run_goes_on_with_the_settings_that_it_was_begun_with(
@@ -928,6 +994,7 @@ def pushed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
         [*words, "--hub_token", "hf_wrong"],
         [*words, "--hub_token", "hf_right"],
         ["push", str(folder / "run"), "tester/news", "--token", "hf_right"],
+        ["push", str(folder / "run"), "news", "--token", "hf_right"],
     ]
     with LoopbackHub(token="hf_right") as hub:
         hub.failures = {"commit": 1}
@@ -958,6 +1025,15 @@ def test_a_refused_token_stops_the_run_before_it_trains(pushed: dict[str, Any]):
     assert "401" in error
     assert "Invalid credentials" in error
     assert "parameters" not in out  # the summary that stands before the training
+
+
+def test_a_card_names_the_repository_with_its_owner_where_the_command_does_not(pushed: dict[str, Any]):
+    code, out, error = pushed["answers"][3]
+    assert code == 0, error
+    assert "/tester/news/" in out
+    card = pushed["files"]["README.md"].decode()
+    assert "name = 'tester/news'" in card
+    assert card == (pushed["folder"] / "run" / "README.md").read_text()
 
 
 def test_a_push_that_fails_leaves_the_run_whole_and_says_how_to_repeat_it(pushed: dict[str, Any]):

@@ -456,3 +456,104 @@ def test_wrong_offsets_are_named(offsets, more, words):
         build()(**{"input_ids": torch.ones(1, 5, dtype=torch.long), "cu_seq_lens": torch.tensor(offsets)} | more)
     for word in words:
         assert word in str(caught.value)
+
+
+# --- Whoever waits for a call of a table, or may not ask for values ---------------------------------------------------
+
+
+def test_a_table_that_someone_watches_is_called_with_every_token():
+    model, inputs = build(), batch()
+    plain = run(model, **inputs)
+    seen = []
+    handle = model.wave.embeddings.word_embeddings.register_forward_hook(
+        lambda table, args, output: seen.append(output.shape)
+    )
+    watched = run(model, **inputs)
+    handle.remove()
+    assert seen == [(3, 20, 16)]
+    torch.testing.assert_close(watched, plain, rtol=1e-10, atol=1e-12)
+
+
+def test_an_error_in_a_hook_of_somebody_is_left_as_it_is():
+    model = build()
+
+    def fail(*_):
+        raise IndexError("of mine")
+
+    model.wave.embeddings.word_embeddings.register_forward_hook(fail)
+    with pytest.raises(IndexError, match=r"^of mine$"):
+        model(**batch())
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_gradients_of_each_text_by_vmap_are_those_of_the_text_alone(positions):
+    model, inputs, labels = build(position_embedding_type=positions), batch(), torch.tensor([0, 1, 2])
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+
+    def loss(weights, input_ids, mask, label):
+        given = {"input_ids": input_ids[None], "attention_mask": mask[None], "labels": label[None]}
+        return torch.func.functional_call(model, weights, (), given).loss
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0))(
+        weights, inputs["input_ids"], inputs["attention_mask"], labels
+    )
+    for row in range(3):
+        alone = torch.func.grad(loss)(weights, inputs["input_ids"][row], inputs["attention_mask"][row], labels[row])
+        for name, gradient in alone.items():
+            torch.testing.assert_close(each[name][row], gradient, rtol=1e-9, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_shapes_can_be_had_on_the_meta_device(positions):
+    with torch.device("meta"):
+        model = WaveForSequenceClassification(WaveConfig(**SMALL, position_embedding_type=positions)).eval()
+        inputs = {"input_ids": torch.zeros(2, 70, dtype=torch.long), "attention_mask": torch.ones(2, 70)}
+    if positions != "absolute":  # which has to ask how long the texts are
+        assert model(**inputs).logits.shape == (2, 3)
+    assert model(**{name: value[:, :60] for name, value in inputs.items()}).logits.shape == (2, 3)
+
+
+def test_weights_are_enough_after_to_empty():
+    model = build()
+    with torch.device("meta"):
+        empty = WaveForSequenceClassification(WaveConfig(**SMALL)).double().eval()
+    empty = empty.to_empty(device="cpu")
+    empty.wave.embeddings.position_embeddings.weight.fill_(torch.nan)
+    empty.load_state_dict(model.state_dict())
+    torch.testing.assert_close(empty(**batch()).logits, model(**batch()).logits, rtol=0, atol=0)
+
+
+def test_a_folded_checkpoint_loads_without_its_weights(tmp_path):
+    build(WaveModel).fold_().save_pretrained(tmp_path)
+    model = WaveModel.from_pretrained(tmp_path, device_map="meta")
+    assert model.device.type == "meta"
+    assert not model.config.folded
+
+
+@pytest.mark.parametrize("settings", [{"conv_kernel_size": 3}, {"ngram_vocab_size": 50, "ngram_hidden_size": 4}])
+def test_a_config_that_cannot_be_folded_is_refused(settings):
+    name = list(settings)[-1]
+    with pytest.raises(StrictDataclassClassValidationError, match=f"`folded` must be False where `{name}`"):
+        WaveConfig(**SMALL, folded=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"position_ids": torch.arange(20).repeat(2, 1)}, ["`position_ids`", "(3, 20) or (1, 20)", "(2, 20)"]),
+        ({"position_ids": torch.arange(19)}, ["`position_ids`", "(3, 20) or (1, 20)", "(1, 19)"]),
+        ({"position_ids": torch.arange(20.0)}, ["`position_ids`", "integers", "torch.float32"]),
+        ({"token_type_ids": torch.tensor(1)}, ["`token_type_ids`", "(3, 20) or (1, 20)", "()"]),
+        ({"token_type_ids": torch.zeros(3, 21).long()}, ["`token_type_ids`", "(3, 21)"]),
+        ({"input_ids": torch.ones(3, 20)}, ["`input_ids`", "integers", "torch.float32"]),
+        ({"input_ids": None, "inputs_embeds": torch.zeros(3, 20, 1)}, ["`inputs_embeds`", "length, 16)", ", 1)"]),
+        ({"cu_seq_lens_q": torch.tensor([0, 20])}, ["`cu_seq_lens`", "`cu_seq_lens_q`"]),
+    ],
+    ids=["rows", "length", "floats", "scalar", "types", "ids", "width", "attention"],
+)
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_inputs_of_another_shape_or_kind_are_named(given, words, chunk):
+    model = build(chunk_length=chunk, type_vocab_size=2)
+    with pytest.raises(ValueError, match=words[0]) as caught, torch.no_grad():
+        model(**batch() | given)
+    assert all(word in str(caught.value) for word in words)

@@ -342,6 +342,8 @@ def test_a_plain_loss_is_left_to_the_model_and_any_other_is_ours(tmp_path: Path)
     data = load_text_data(write_weighted(tmp_path, [1, 2, 3] * 10))
     weighted = load_text_data(tmp_path, weight_column="weight")
     assert make_loss(RunArguments(use_cpu=True), data) is None
+    # Trainer would take the mean of the batches' means.
+    assert make_loss(RunArguments(use_cpu=True, gradient_accumulation_steps=2), data) == ClassificationLoss()
     assert make_loss(RunArguments(use_cpu=True), weighted) == ClassificationLoss()
     smoothing = RunArguments(use_cpu=True, label_smoothing_factor=0.2)
     assert make_loss(smoothing, data) == ClassificationLoss("label_smoothing", label_smoothing=0.2)
@@ -359,6 +361,15 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [word for words in WORDS.values() for word in words]
     file.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\n")
     return file
+
+
+def test_a_row_of_a_short_batch_counts_as_any_other(tmp_path: Path, tokenizer: Path):
+    write_csv(tmp_path / "train.csv", make_rows(18, seed=2))
+    write_csv(tmp_path / "validation.csv", make_rows(12, seed=3))
+    settings = {**STEEP, "tokenizer": tokenizer}
+    whole = train_small(tmp_path, tmp_path / "a", per_device_train_batch_size=18, **settings)
+    parts = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 3}  # 8, 8 and 2
+    assert distance(whole, train_small(tmp_path, tmp_path / "b", **parts, **settings)) < 1e-6
 
 
 @pytest.mark.parametrize(

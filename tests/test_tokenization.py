@@ -216,10 +216,17 @@ def test_what_is_loaded_from_a_json_file_is_saved_as_it_is(tmp_path, settings):
         ([["a", "list"]], {}, TypeError, ["texts", "['a', 'list']", "index 0"]),
         (TEXTS, {"vocab_size": 5}, ValueError, ["vocab_size", "5", "[MASK]"]),
         (TEXTS, {"vocab_size": -1}, ValueError, ["vocab_size", "-1", "[MASK]"]),
+        (TEXTS, {"vocab_size": 2**40}, ValueError, ["vocab_size", str(2**40), "16777216"]),
+        (TEXTS, {"vocab_size": "100"}, TypeError, ["vocab_size", "'100'"]),
+        (TEXTS, {"min_frequency": -1}, ValueError, ["min_frequency", "-1", "from 0"]),
+        (TEXTS, {"min_frequency": 1.5}, TypeError, ["min_frequency", "1.5", "integer"]),
+        (TEXTS, {"model_max_length": 2}, ValueError, ["model_max_length", "2", "from 3"]),
+        (None, {}, TypeError, ["texts", "None", "iterable"]),
+        (["fine", "\ud800"], {}, ValueError, ["texts", "index 1", "'\\ud800'"]),
         ([], {}, ValueError, ["texts", "at least one", "none"]),
         (["", "  \n"], {}, ValueError, ["texts", "at least one", "none"]),
     ],
-    ids=["string", "none", "bytes", "list", "vocab_5", "vocab_-1", "no_text", "blank_texts"],
+    ids=str,
 )
 def test_bad_corpora_are_refused_by_name(texts, settings, error, words):
     with pytest.raises(error) as caught:
@@ -244,6 +251,38 @@ def test_a_vocabulary_without_special_tokens_is_refused(tmp_path):
     _, lacks = str(caught.value).split("it lacks")
     assert str(path) in str(caught.value)
     assert [token in lacks for token in SPECIAL] == [False, False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"hello\nhello\nworld\n", ["each token once", "['hello']"]),
+        ("caf\u00e9\n".encode("latin-1"), ["UTF-8"]),
+    ],
+    ids=["repeated", "latin-1"],
+)
+def test_a_vocabulary_that_would_give_wrong_ids_is_refused(tmp_path, content, words):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes("\n".join(SPECIAL).encode() + b"\n" + content)
+    with pytest.raises(ValueError, match="vocabulary") as caught:
+        load_wave_tokenizer(path)
+    assert all(word in str(caught.value) for word in [*words, str(path)])
+
+
+def test_a_mark_before_a_vocabulary_and_empty_lines_after_it_are_no_tokens(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes("\n".join([*SPECIAL, "cat"]).encode("utf-8-sig") + b"\n\n\n")
+    assert load_wave_tokenizer(path).get_vocab() == {token: index for index, token in enumerate([*SPECIAL, "cat"])}
+
+
+def test_a_json_file_without_a_special_token_is_refused(tmp_path):
+    backend = train().backend_tokenizer
+    state = json.loads(backend.to_str())
+    state["model"]["vocab"]["[ELSE]"] = state["model"]["vocab"].pop("[CLS]")
+    state["added_tokens"], state["post_processor"] = [], None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"lacks \['\[CLS\]'\]"):
+        load_wave_tokenizer(tmp_path / "tokenizer.json")
 
 
 def test_a_missing_file_is_an_os_error_that_names_it(tmp_path):

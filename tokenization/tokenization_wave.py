@@ -6,7 +6,8 @@ of ours. Not a class of its own: the Wave Network reads the same ids as BERT.
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,21 @@ def train_wave_tokenizer(
         same texts, in any order, give the same one in every process.
 
     Raises:
-        TypeError: `texts` is a single string, or holds something that is not a string.
-        ValueError: `vocab_size` is too small, or there is no text in `texts`.
+        TypeError: `texts` is a single string, or holds something that is not a string; or a number is no integer.
+        ValueError: `vocab_size` or another number is too small or too large, there is no text in `texts`, or one that
+            cannot be written in UTF-8.
     """
     if isinstance(texts, str):
         raise TypeError("`texts` must be an iterable of strings, got a single string. Did you mean [text]?")
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"`texts` must be an iterable of strings, got {texts!r}.")
     untrained = BertTokenizer(do_lower_case=do_lower_case)
     special_tokens = list(untrained.get_vocab())
-    if vocab_size <= len(special_tokens):
-        raise ValueError(
-            f"`vocab_size` must be greater than {len(special_tokens)}, the special tokens {special_tokens}, "
-            f"got {vocab_size}."
-        )
+    least = len(special_tokens) + 1
+    # tokenizers reserves memory for so many tokens at once.
+    check_integer("vocab_size", vocab_size, least, 2**24, f", the special tokens {special_tokens} among them")
+    check_integer("min_frequency", min_frequency, 0, 2**63 - 1)
+    check_integer("model_max_length", model_max_length, 3, 10**30, ": `[CLS]`, a token and `[SEP]`, or more")
     words = Counter(word for text in check_texts(texts) for word in text.split(" "))
     # tokenizers numbers single characters in the order of a hash table, which no two processes share, and breaks ties
     # between merges by these numbers. So a first pass finds the characters, and the second is told them in order.
@@ -78,10 +82,22 @@ def train_wave_tokenizer(
     return BertTokenizer(vocab=backend.get_vocab(), do_lower_case=do_lower_case, model_max_length=model_max_length)
 
 
+def check_integer(name: str, number: Any, least: int, most: int, why: str = "") -> None:
+    must = f"`{name}` must be an integer from {least} to {most}{why}; got {number!r}."
+    if not isinstance(number, Integral):
+        raise TypeError(must)
+    if not least <= int(number) <= most:
+        raise ValueError(must)
+
+
 def check_texts(texts: Iterable[str]) -> Iterator[str]:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"`texts` must hold strings, got {text!r} ({type(text).__name__}) at index {index}.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # a lone surrogate, which JSON may hold
+            raise ValueError(f"`texts` must be of Unicode characters, got {text!r} at index {index}.") from error
         yield text
 
 
@@ -96,8 +112,9 @@ def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTr
             `do_lower_case` or `model_max_length` (512 for a file, unless given).
 
     Raises:
-        ValueError: The file is neither a `.txt` nor a `.json` file, or lacks a special token; or a `tokenizer.json` is
-            damaged, of another kind than BERT's, or contradicted by a setting in `kwargs`.
+        ValueError: The file is neither a `.txt` nor a `.json` file, lacks a special token, or is not in UTF-8; a `.txt`
+            file holds a token twice; or a `tokenizer.json` is damaged, of another kind than BERT's, or contradicted by
+            a setting in `kwargs`.
         OSError: There is no such folder, file or name.
     """
     path = Path(name_or_file)
@@ -109,7 +126,7 @@ def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTr
         raise ValueError(f"A vocabulary must be a .txt or a .json file, got {str(path)!r}.")
     kwargs = {"model_max_length": MODEL_MAX_LENGTH} | kwargs
     if path.suffix == ".json":
-        settings = read_settings(path)
+        settings = read_settings(path, kwargs)
         for name, value in settings.items():
             if kwargs.get(name, value) != value:
                 raise ValueError(
@@ -117,14 +134,28 @@ def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTr
                 )
         return BertTokenizer(tokenizer_file=str(path), **settings | kwargs)
     # Not splitlines(): Chinese vocabularies hold U+2028 and its like as tokens.
-    tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    missing = [token for token in BertTokenizer().get_vocab() if token not in tokens]
-    if missing:
-        raise ValueError(f"The vocabulary {str(path)!r} must hold the special tokens of BERT; it lacks {missing}.")
+    try:
+        tokens = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The vocabulary {str(path)!r} must be in UTF-8: {error}.") from error
+    refuse_missing(path, tokens, kwargs)
+    repeated = [token for token, count in Counter(tokens).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"The vocabulary {str(path)!r} must hold each token once, its id is its line; it holds {repeated[:5]} more "
+            "than once."
+        )
     return BertTokenizer(vocab={token: index for index, token in enumerate(tokens)}, **kwargs)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def refuse_missing(path: Path, tokens: Collection[str], settings: Mapping[str, Any]) -> None:
+    special_tokens = [str(settings.get(name, token)) for name, token in BertTokenizer().special_tokens_map.items()]
+    missing = [token for token in special_tokens if token not in tokens]
+    if missing:
+        raise ValueError(f"The vocabulary {str(path)!r} must hold the special tokens of BERT; it lacks {missing}.")
+
+
+def read_settings(path: Path, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """How a `tokenizer.json` normalises: the file alone says it, and what `BertTokenizer` saves must say it again."""
     try:
         backend = Tokenizer.from_file(str(path))
@@ -137,6 +168,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             f"as BERT's has; {str(path)!r} has {type(model).__name__} and {type(normalizer).__name__}. Load it with "
             "`PreTrainedTokenizerFast`."
         )
+    refuse_missing(path, backend.get_vocab(), kwargs)
     return {
         "do_lower_case": normalizer.lowercase,
         "strip_accents": normalizer.strip_accents,

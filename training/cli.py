@@ -130,7 +130,7 @@ def main(words: Sequence[str] | None = None) -> None:
 def run_finetune(words: list[str]) -> None:
     # Here, so that the other verbs need not wait for Trainer and the card.
     from ..analysis import draw_confusion, draw_reliability
-    from ..hub_card import push_run, write_card
+    from ..hub_card import push_run, resolve_repo, write_card
     from .finetune import finetune
     from .settings import DataArguments, ModelArguments, RunArguments
 
@@ -148,14 +148,11 @@ def run_finetune(words: list[str]) -> None:
     if arguments.push_to_hub:
         repo_id = arguments.hub_model_id or folder.name
         print(f"Pushing {folder}. If it fails, repeat it with: wave-network push {folder} {repo_id}", flush=True)
-        address = push_run(
-            folder,
-            repo_id,
-            token=arguments.hub_token,
-            private=arguments.hub_private_repo,
-            revision=arguments.hub_revision,
-        )
-        print(f"Pushed: {address}")
+        settings = {"token": arguments.hub_token, "private": arguments.hub_private_repo}
+        repo_id = resolve_repo(folder, repo_id, **settings)
+        if is_wave:
+            write_card(folder, repo_id=repo_id)  # which named no owner before, if none was given
+        print(f"Pushed: {push_run(folder, repo_id, **settings, revision=arguments.hub_revision)}")
 
 
 def run_sweep(words: list[str]) -> None:
@@ -216,7 +213,7 @@ def run_export(words: list[str]) -> None:
 
 
 def run_push(words: list[str]) -> None:
-    from ..hub_card import push_run, write_card
+    from ..hub_card import push_run, resolve_repo, write_card
 
     parser = argparse.ArgumentParser(prog="wave-network push", description="Puts a finished run folder on the Hub.")
     parser.add_argument("run_folder", help="folder that `wave-network finetune` left")
@@ -227,7 +224,10 @@ def run_push(words: list[str]) -> None:
     parser.add_argument("--commit_message", help="default: a plain one")
     parser.add_argument("--token", help="access token (default: HF_TOKEN, or that of `hf auth login`)")
     arguments = vars(parser.parse_args(words))
-    write_card(arguments["run_folder"], repo_id=arguments["repo_id"])
+    run_folder, repo_id = arguments["run_folder"], arguments["repo_id"]
+    write_card(run_folder, repo_id=repo_id)  # what cannot be pushed makes no repository
+    arguments["repo_id"] = resolve_repo(run_folder, repo_id, token=arguments["token"], private=arguments["private"])
+    write_card(run_folder, repo_id=arguments["repo_id"])
     print(f"Pushed: {push_run(**arguments)}")
 
 

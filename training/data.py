@@ -210,7 +210,7 @@ def load_text_data(
     made = {split: make_dataset(rows, label_names) for split, rows in splits.items()}
     is_on_hub = not is_local(name)
     return TextData(
-        name=name if is_on_hub else Path(name).expanduser().resolve().name,
+        name=name if is_on_hub else Path(os.path.abspath(Path(name).expanduser())).name,
         is_on_hub=is_on_hub,
         train=made["train"],
         validation=made["validation"],

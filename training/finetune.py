@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 import sys
 import tempfile
@@ -46,9 +47,11 @@ from .packing import DataCollatorWithPacking, takes_packed
 from .record import count_parameters, summarise, write_record
 from .resuming import (
     BEGUN,
+    alone_in,
     describe_beginning,
     find_checkpoint,
     read_beginning,
+    refuse_bare,
     refuse_existing,
     refuse_other_beginning,
     settle_best,
@@ -267,10 +270,10 @@ def finetune(
     settle_subwords(arguments, tokenizer, is_new)
     arguments.settle_epochs(len(data.train), is_new)
     beginning = describe_beginning(data_arguments, model_arguments, arguments, data)
-    if before is not None:
+    if before is not None and checkpoint is not None:  # else nothing was learned yet
         refuse_other_beginning(folder, data_arguments.dataset, beginning, before)
+        refuse_bare(checkpoint, arguments)
         beginning = before
-    if checkpoint is not None:
         with arguments.main_process_first(desc="settle the best checkpoint"):
             settle_best(checkpoint, is_wanted=arguments.load_best_model_at_end)
     set_seed(arguments.seed)
@@ -286,7 +289,7 @@ def finetune(
         encoded = {name: encode(split, tokenizer) for name, split in splits.items() if split is not None}
 
     report = ClassificationReport()
-    with track(arguments, folder):
+    with track(arguments, folder), contextlib.ExitStack() as stack:
         trainer = WaveTrainer(
             model=model,
             args=arguments,
@@ -302,6 +305,7 @@ def finetune(
             trainer.add_callback(EarlyStopping(arguments.early_stopping_patience, arguments.early_stopping_threshold))
         is_main = trainer.is_world_process_zero()
         if is_main:
+            stack.enter_context(alone_in(folder, is_new=before is None))
             # From the first checkpoint on, a push of the run folder finds code, tokenizer and settings in it.
             write_beginning(folder, beginning)
             model.config.save_pretrained(folder)
@@ -387,7 +391,10 @@ def refuse_useless(arguments: ModelArguments) -> None:
 
 
 def refuse_unfit(arguments: RunArguments) -> None:
-    """A ValueError if settings of the training do not go together. Each may be right alone."""
+    """A ValueError if settings of the training cannot be, or do not go together."""
+    for name in ("learning_rate", "weight_decay"):
+        if not 0 <= getattr(arguments, name) < math.inf:
+            raise ValueError(f"`{name}` must be a finite number of at least 0, got {getattr(arguments, name)}.")
     refuse_unfit_averaging(arguments)
     refuse_unfit_mixup(arguments)
     refuse_unfit_subwords(arguments)
@@ -445,7 +452,7 @@ def refuse_other_losses(data_arguments: DataArguments, arguments: RunArguments) 
 
 def name_of(arguments: DataArguments) -> str:
     """What a folder is called after its data."""
-    return Path(arguments.dataset).resolve().name.lstrip(".").split(".")[0]
+    return Path(os.path.abspath(arguments.dataset)).name.lstrip(".").split(".")[0]
 
 
 def read_data(arguments: DataArguments) -> TextData:

@@ -88,7 +88,9 @@ def make_loss(arguments: RunArguments, data: TextData) -> ClassificationLoss | N
     rows = data.train
     weights = rows["weight"] if "weight" in rows.column_names else None
     is_balanced = arguments.class_weights == "balanced"
-    if arguments.loss == "cross_entropy" and not is_balanced and weights is None:
+    # Of several batches in a step Trainer takes the mean of their means, in which a row of a short one counts more.
+    is_one_batch = arguments.gradient_accumulation_steps == 1 and arguments.world_size == 1
+    if arguments.loss == "cross_entropy" and not is_balanced and weights is None and is_one_batch:
         return None
     return ClassificationLoss(
         kind=arguments.loss,

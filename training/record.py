@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from .data import TextData
 from .metrics import ClassificationReport, confusion_counts
@@ -43,6 +43,8 @@ def write_record(
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     settings = describe_settings(data_arguments, model_arguments, arguments, model.config)
+    # That of a tokenizer or model may be less than what was asked for.
+    settings["max_length"] = cast(PreTrainedTokenizerBase, trainer.processing_class).model_max_length
     if own_loss is not None:
         settings["loss"] = f"compute_loss_func={getattr(own_loss, '__qualname__', type(own_loss).__qualname__)}"
     if own_model is not None:
@@ -131,7 +133,6 @@ def describe_settings(
     settings = {name: getattr(arguments, name) for name in names} | {
         "weight_column": data_arguments.weight_column,
         "processes": arguments.world_size,
-        "max_length": model_arguments.max_length,
         "tokenizer": model_arguments.tokenizer or model_arguments.model or "trained on the training texts",
         "vocab_size": config.vocab_size,
     }
@@ -142,7 +143,7 @@ def describe_settings(
 def describe_best(trainer: Trainer, metric: str | None) -> dict[str, Any] | None:
     """Where in the run the saved weights stood; None if they are those of its end."""
     state = trainer.state
-    if not trainer.args.load_best_model_at_end or state.best_metric is None:
+    if not trainer.args.load_best_model_at_end or not state.best_global_step:
         return None
     epochs = [entry["epoch"] for entry in state.log_history if entry["step"] == state.best_global_step]
     return {

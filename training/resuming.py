@@ -1,8 +1,10 @@
 """`--resume`: what a run was begun with, and from which checkpoint it goes on."""
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,29 @@ from .record import write_atomically
 from .settings import DataArguments, ModelArguments, RunArguments, describe_command
 from .sharding import is_sharded
 
+try:
+    import fcntl
+except ImportError:  # on Windows, where runs are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
 # What a run is begun with: in its folder, until the record at its end says the same and more, and in each checkpoint.
 BEGUN = "run.json"
 
-# What decides what a run learns, beside its rows and its model, so that it stays as it was begun. The texts of a step
-# do too, but are left to those who go on with other processes.
+# What decides what a run learns and keeps, beside its rows and its model, so that it stays as it was begun. The texts
+# of a step do too, but are left to those who go on with other processes.
 DECISIVE = (
     "seed",
+    "data_seed",
+    "train_sampling_strategy",
+    "dataloader_drop_last",
     "learning_rate",
     "lr_scheduler_type",
     "lr_scheduler_kwargs",
     "warmup_steps",
     "optim",
+    "optim_args",
+    "optim_target_modules",
+    "neftune_noise_alpha",
     "adam_beta1",
     "adam_beta2",
     "adam_epsilon",
@@ -40,6 +53,10 @@ DECISIVE = (
     "class_weights",
     "ema_decay",
     "subword_buckets",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+    "save_only_model",
 )
 OF_A_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
@@ -80,6 +97,39 @@ def write_beginning(folder: Path, beginning: Mapping[str, Any]) -> None:
     write_atomically(folder / BEGUN, json.dumps(beginning, indent=2, ensure_ascii=False) + "\n")
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path, is_new: bool = False) -> Iterator[None]:
+    """
+    Nobody else writes in the folder meanwhile. The system frees it when the process ends, however that comes.
+
+    Raises:
+        FileExistsError: Another process is writing in it, or has begun in it what is new here.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        lock(handle, folder)
+        if is_new and (folder / BEGUN).exists():
+            raise FileExistsError(f"Another process has begun in `output_dir` {str(folder)!r}. Choose another folder.")
+        yield
+    finally:
+        os.close(handle)
+
+
+def lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FileExistsError(
+            f"Another process is writing in `output_dir` {str(folder)!r}. Wait for its end, or choose another folder."
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+
+
 def refuse_existing(folder: Path, resume: bool) -> None:
     """A run is never overwritten: a folder with anything in it needs `--resume`, and an ended run another folder."""
     if (folder / "metrics.json").exists():
@@ -103,7 +153,7 @@ def refuse_other_beginning(folder: Path, dataset: str, beginning: Mapping[str, A
         )
     same = beginning["settings"].keys() - (OF_A_STEP if beginning["processes"] != before["processes"] else ())
     for name, value in beginning["settings"].items():
-        if name in same and value != before["settings"][name]:
+        if name in same and value != before["settings"].get(name, value):
             raise ValueError(
                 f"`{name}` ({value!r}) must be what it was in the run that is resumed: that in {folder} was begun with "
                 f"{before['settings'][name]!r}."
@@ -130,6 +180,15 @@ def is_complete(checkpoint: Path) -> bool:
             return True
     except (OSError, ValueError, SafetensorError):
         return False
+
+
+def refuse_bare(checkpoint: Path, arguments: RunArguments) -> None:
+    """A ValueError if a run cannot go on as it would have: without the state of its optimizer it starts anew."""
+    if arguments.save_only_model:
+        raise ValueError(
+            f"`save_only_model` (True) leaves nothing to go on from: {checkpoint} has no state of the optimizer. "
+            "Choose another folder, and leave it out."
+        )
 
 
 def settle_best(checkpoint: Path, is_wanted: bool) -> None:

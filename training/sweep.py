@@ -46,7 +46,7 @@ from .finetune import (
 from .losses import WithSampleWeights, make_loss
 from .metrics import ClassificationReport
 from .record import describe_device, get_versions, write_atomically
-from .resuming import refuse_existing
+from .resuming import alone_in, refuse_existing
 from .settings import FEW_STEPS, DataArguments, ModelArguments, RunArguments, as_words, find_changed
 from .spaces import OF_THE_MODEL, OF_THE_RUN, Space, choose_space, fit_epochs, list_tried, suggest
 from .subwords import add_subwords, settle_subwords
@@ -238,7 +238,7 @@ def sweep(
     arguments.project = arguments.project or data.name.replace("/", "--")
     rows = f"{len(data.train):,} training, {len(data.validation):,} validation rows"
     print(f"{data.name}: {rows}\nSweep folder: {folder}")
-    with track(arguments, folder), quiet_optuna():
+    with alone_in(folder), track(arguments, folder), quiet_optuna():
         print_trackers(arguments, folder)
         trainer = SweepTrainer(space, model_arguments, arguments, tokenizer, data)
         run_trials(trainer, folder, record, sweep_arguments.trials)
