@@ -732,6 +732,31 @@ def folds_table() -> str:
     return "\n".join(lines) if len(lines) > 2 else f"_{NOT_MEASURED.capitalize()}._"
 
 
+def rivals_table() -> str:
+    """The best epoch of each stock model on validation rows, by learning rate; the best one of a row in bold."""
+    found: dict[tuple[str, str], dict[float, float]] = defaultdict(dict)
+    rows = {}
+    for row in read("rivals.jsonl"):
+        found[row["data"], row["kind"]][row["learning_rate"]] = 100 * max(row["validation_accuracy_by_epoch"])
+        rows[row["data"]] = row["rows"]
+    if not found:
+        return f"_{NOT_MEASURED.capitalize()}._"
+    rates = sorted({rate for accuracies in found.values() for rate in accuracies})
+    lines = [
+        f"| data | model | {' | '.join(f'{rate:g}' for rate in rates)} | rows to train, to validate |",
+        f"|---|---|{'---|' * len(rates)}---|",
+    ]
+    for (data, kind), accuracies in sorted(found.items()):
+        best = max(accuracies.values())
+        cells = [f"{accuracies[rate]:.2f}" if rate in accuracies else "-" for rate in rates]
+        cells = [
+            f"**{cell}**" if accuracies.get(rate) == best else cell for rate, cell in zip(rates, cells, strict=True)
+        ]
+        counts = f"{rows[data]['train']:,}, {rows[data]['validation']:,}"
+        lines.append(f"| {REPRODUCED[data]} | {kind} | {' | '.join(cells)} | {counts} |")
+    return "\n".join(lines)
+
+
 def defaults_table() -> str:
     """Best epoch and NLL of what might become a default of `finetune`, on each data set and in the mean over them."""
     cases = defaultdict(lambda: defaultdict(list))
@@ -858,6 +883,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "features": features_table,
     **{f"search {title}": functools.partial(search_table, data) for data, title in REPRODUCED.items()},
     "folds": folds_table,
+    "rivals": rivals_table,
     "defaults": defaults_table,
     "few_rows": few_rows_table,
     **{f"study {folder.name}": functools.partial(study_table, folder) for folder in (RESULTS / "analysis").glob("*")},

@@ -11,7 +11,7 @@ from small_runs import make_rows, write_csv
 from transformers import HfArgumentParser
 
 from wave_network import WaveConfig
-from wave_network.benchmarks import few_rows, search, tables
+from wave_network.benchmarks import few_rows, rivals, search, tables
 from wave_network.training.recipes import DATA_SETS, RECIPES
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments, as_words
 
@@ -214,3 +214,25 @@ def test_the_table_of_defaults_has_the_data_on_which_all_cases_were_tried(monkey
     assert lines[0] == "| beside the former defaults | IMDB | TREC-6 | mean | mean NLL | seeds |"
     assert lines[2] == "| nothing | 70.00 | 80.00 | 75.00 | 0.500 | 1 |"
     assert lines[3] == "| `conv_kernel_size` 3 | 75.00 | 81.00 | 78.00 | 0.500 | 1 |"
+
+
+def test_a_stock_model_is_tried_on_training_rows_alone(tmp_path: Path):
+    folder = tmp_path / "trec6"
+    folder.mkdir()
+    for split in ("train", "test"):
+        write_csv(folder / f"{split}.csv", make_rows(60, seed=0))
+    row = rivals.run_case("trec6", "fnet", 1e-3, tmp_path)
+    assert row["rows"].keys() == {"train", "validation"}
+    assert sum(row["rows"].values()) == 60
+    assert len(row["validation_accuracy_by_epoch"]) == RECIPES["trec6-fnet"].training["num_train_epochs"]
+
+
+def test_the_table_of_stock_models_marks_the_best_rate(monkeypatch: pytest.MonkeyPatch):
+    def make(rate: float, accuracies: list[float]) -> dict:
+        case = {"data": "trec6", "kind": "fnet", "learning_rate": rate}
+        return case | {"validation_accuracy_by_epoch": accuracies, "rows": {"train": 90, "validation": 10}}
+
+    rows = [make(1e-3, [0.5, 0.9]), make(5e-4, [0.95, 0.7])]
+    monkeypatch.setattr(tables, "read", lambda name: rows if name == "rivals.jsonl" else [])
+    assert "| data | model | 0.0005 | 0.001 |" in tables.rivals_table()
+    assert "| fnet | **95.00** | 90.00 | 90, 10 |" in tables.rivals_table()

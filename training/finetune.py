@@ -243,6 +243,7 @@ def finetune(
     """
     start = time.perf_counter()
     refuse_useless(model_arguments)
+    refuse_bad_rates(arguments)
     refuse_unfit(arguments)
     refuse_bad_name(arguments.hub_model_id)
     refuse_missing_trackers(arguments)
@@ -390,11 +391,16 @@ def refuse_useless(arguments: ModelArguments) -> None:
         )
 
 
-def refuse_unfit(arguments: RunArguments) -> None:
-    """A ValueError if settings of the training cannot be, or do not go together."""
+def refuse_bad_rates(arguments: RunArguments) -> None:
+    """A ValueError for what torch refuses too, but only once the run has begun."""
     for name in ("learning_rate", "weight_decay"):
-        if not 0 <= getattr(arguments, name) < math.inf:
-            raise ValueError(f"`{name}` must be a finite number of at least 0, got {getattr(arguments, name)}.")
+        value = getattr(arguments, name)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"`{name}` must be a finite number of at least 0, got {value}.")
+
+
+def refuse_unfit(arguments: RunArguments) -> None:
+    """A ValueError if settings of the training do not go together. Each may be right alone."""
     refuse_unfit_averaging(arguments)
     refuse_unfit_mixup(arguments)
     refuse_unfit_subwords(arguments)
