@@ -51,14 +51,13 @@ def run_case(data: str, kind: str, learning_rate: float, folder: Path) -> dict[s
             make_model=ModelMaker(kind, others),
         )
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-        last = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-        history = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     return {
         "data": data,
         "kind": kind,
         "learning_rate": learning_rate,
         "seed": SEED,
-        "validation_accuracy_by_epoch": [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry],
+        "validation_accuracy": metrics["best"]["value"],
+        "best_epoch": metrics["best"]["epoch"],
         "rows": metrics["data"]["rows"],
         **metrics["model"],
         "seconds": metrics["duration_seconds"],
