@@ -38,7 +38,7 @@ def run_case(data: str, kind: str, learning_rate: float, folder: Path) -> dict[s
     recipe = RECIPES[f"{data}-{kind}"]
     others = list_others({"model": recipe.model})
     model = {name: value for name, value in recipe.model.items() if name not in others}
-    settings = {"seed": SEED, "disable_tqdm": True, "use_cpu": True, "save_total_limit": 1}
+    settings = {"seed": SEED, "disable_tqdm": True, "use_cpu": True}
     settings |= {**recipe.training, "learning_rate": learning_rate}
     with (
         leave_out_test_rows(DATA_SETS[data], folder, "defaults") as rows,

@@ -10,7 +10,16 @@ NEEDED = ("config.json", "model.safetensors", "modeling_wave.py", "tokenizer.jso
 
 def resolve_repo(run_folder: str | Path, repo_id: str, *, token: str | None = None, private: bool | None = None) -> str:
     """
-    The whole name on the Hub, with its owner; the repository is created if it does not exist. The card names it.
+    The whole name on the Hub, with its owner, which the card says; the repository is created if it does not exist.
+
+    Args:
+        run_folder: A folder that `wave-network finetune` left, which is to be pushed there.
+        repo_id: Name on the Hub, with its owner or without, which is then the user of the token.
+        token: Access token. None: the one of `hf auth login` or `HF_TOKEN`.
+        private: Whether a new repository is private. None: the account's default.
+
+    Returns:
+        `owner/name`.
 
     Raises:
         FileNotFoundError: The folder is not a finished run; the message names what is missing.

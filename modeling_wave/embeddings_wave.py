@@ -4,7 +4,7 @@
 Shapes: B texts, L tokens, D `hidden_size`; `mask_BL` is True at tokens and False at padding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ class WaveTokens:
         position_ids=None,
         inputs_embeds=None,
         cu_seq_lens=None,
-        cu_seq_lens_q=None,
+        others: Mapping[str, Any] | None = None,
     ) -> "WaveTokens":
         """From the arguments of a model. ValueError, naming the argument, if they cannot be or do not go together."""
         if (input_ids is None) == (inputs_embeds is None):
@@ -56,7 +56,7 @@ class WaveTokens:
                 f"hidden size), with a length of at least 1; got a batch of shape {shape}."
             )
         mask_BL = to_mask(attention_mask, shape)
-        if cu_seq_lens_q is not None:
+        if others is not None and others.get("cu_seq_lens_q") is not None:
             raise ValueError(
                 "Packed texts are told apart by `cu_seq_lens`; `cu_seq_lens_q`, which was given, is for attention."
             )

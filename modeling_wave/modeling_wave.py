@@ -349,13 +349,7 @@ class WaveModel(WavePreTrainedModel):
             `cu_seq_lens[n]` to `cu_seq_lens[n + 1]`. Instead of an `attention_mask`.
         """
         tokens = WaveTokens.check(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            cu_seq_lens,
-            cu_seq_lens_q=kwargs.get("cu_seq_lens_q"),
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cu_seq_lens, kwargs
         )
         if self.reads_in_chunks(tokens, kwargs):
             chunks = [hidden_states for hidden_states, _ in self.read_chunks(tokens)]
@@ -501,13 +495,7 @@ class WaveForSequenceClassification(WavePreTrainedModel):
             `config.num_labels` and from the dtype of the labels, as in BERT.
         """
         tokens = WaveTokens.check(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            cu_seq_lens,
-            cu_seq_lens_q=kwargs.get("cu_seq_lens_q"),
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cu_seq_lens, kwargs
         )
         recorded = None
         if self.wave.reads_in_chunks(tokens, kwargs):

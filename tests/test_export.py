@@ -32,6 +32,7 @@ from wave_network.export import checks as checks_module
 from wave_network.export import convert as convert_module
 from wave_network.export import export as export_module
 from wave_network.export import runtime as runtime_module
+from wave_network.export.card import show
 from wave_network.export.checks import Difference, compare, measure_agreement
 from wave_network.export.export import ExportArguments, export_model
 from wave_network.export.int8 import quantize_onnx, quantize_tables
@@ -160,6 +161,10 @@ def assert_same_as_torch(folder: Path, model: Path, texts: list[Any]) -> None:
 
 
 # ---- What is written
+
+
+def test_a_label_cannot_break_the_card():
+    assert show("a\n# heading <script>") == "a # heading &lt;script&gt;"
 
 
 def test_the_folder_is_whole_and_says_nothing_of_this_machine(model: Path, exported: Path):

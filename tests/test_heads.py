@@ -426,6 +426,12 @@ def test_every_head_reads_documents_in_chunks(cls):
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-12)
 
 
+def test_positions_of_one_axis_are_those_of_every_choice():
+    model, ids, places = build(WaveForMultipleChoice), torch.tensor([[[5, 9, 2], [7, 2, 4]]]), torch.tensor([2, 0, 1])
+    expected = model(ids, position_ids=places.expand(1, 2, 3)).logits
+    torch.testing.assert_close(model(ids, position_ids=places).logits, expected, rtol=0, atol=0)
+
+
 def test_packed_choices_are_refused():
     with pytest.raises(ValueError, match="`cu_seq_lens` is not for choices"):
         build(WaveForMultipleChoice)(torch.tensor([[[5, 9, 2]]]), cu_seq_lens=torch.tensor([0, 1, 3]))

@@ -557,3 +557,9 @@ def test_inputs_of_another_shape_or_kind_are_named(given, words, chunk):
     with pytest.raises(ValueError, match=words[0]) as caught, torch.no_grad():
         model(**batch() | given)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_no_texts_have_no_positions_to_count():
+    model = build(position_embedding_type="absolute")
+    none = torch.zeros(0, 65, dtype=torch.long)
+    assert model(none, attention_mask=none).logits.shape == (0, 3)

@@ -156,7 +156,10 @@ def refuse_missing(path: Path, tokens: Collection[str], settings: Mapping[str, A
 
 
 def read_settings(path: Path, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """How a `tokenizer.json` normalises: the file alone says it, and what `BertTokenizer` saves must say it again."""
+    """
+    How a `tokenizer.json` normalises: the file alone says it, and what `BertTokenizer` saves must say it again. A
+    ValueError if it cannot be what BERT's is; `kwargs` may name other special tokens.
+    """
     try:
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing more exact
