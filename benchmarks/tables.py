@@ -598,7 +598,7 @@ def readings_table() -> str:
     for row in read("readings.jsonl"):
         now = kept.get(row["recipe"], kept[f"{row['data']}-small"])
         was, settings = (list_settings(each) for each in (row, now))
-        shown = show_case(was, settings).replace("base", "these rows alone")
+        shown = show_case(was, settings).replace("base", "the training rows of the search alone")
         cells = [f"`{row['recipe']}`", shown, f"{100 * row['validation_accuracy']['mean']:.2f}"]
         cells.append(f"{row['rows']['validation']:,}")
         cells += [show_accuracy(row)[0], str(row["runs"]), show_accuracy(now)[0], ", ".join(row["commits"])]

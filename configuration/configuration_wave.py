@@ -53,8 +53,8 @@ tags:
 A checkpoint of the [Wave Network](https://arxiv.org/abs/2411.02674), a text encoder without attention. No results were
 recorded with it.
 
-It loads with `pip install wave-network` and `import wave_network`, or without that package and with
-`trust_remote_code=True`, through the Auto classes of transformers:
+It loads through the Auto classes of transformers: where the package wave-network is installed, after
+`import wave_network`; or without that package, and with `trust_remote_code=True`:
 
 ```python
 from transformers import AutoModel, AutoTokenizer

@@ -176,7 +176,7 @@ class ExportedClassifier:
         if function == "none":
             return logits
         if function == "sigmoid":
-            return 1 / (1 + np.exp(-logits))
+            return (1 + np.tanh(logits / 2)) / 2  # 1 / (1 + exp(-logits)), without its overflow
         powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return powers / powers.sum(axis=-1, keepdims=True)
 

@@ -110,8 +110,10 @@ def test_words_of_a_settings_file_are_no_booleans_and_its_numbers_are_decimal(tm
         "bf16: no\n"
         "run_name: 010\n"
         "lr_scheduler_kwargs: {min_lr: 1e-5}\n"
+        "order_column: 1.10\n"
     )
     data, _, arguments = parse("--config", config)
+    assert data.order_column == "1.10"  # as it is written
     assert (data.label_column, data.text_columns) == ("on", ["yes", "off"])
     assert [arguments.eval_strategy, arguments.save_strategy, arguments.logging_strategy] == ["no"] * 3
     assert (arguments.bf16, arguments.run_name, arguments.lr_scheduler_kwargs) == (False, "010", {"min_lr": 1e-5})
@@ -164,6 +166,7 @@ def test_a_word_that_belongs_to_no_setting_is_named(words: list[str], capsys: py
         ("- dataset\n- news.csv\n", "got list"),
         ("", "got NoneType"),
         ("dataset: [news.csv\n", "not YAML"),
+        ("seed: 1\ndataset: news.csv\nseed: 2\n", "'seed' is there twice in \"<unicode string>\", line 3"),
         ("label_column: größe\n", "not YAML"),
         ("dataset: news.csv\nconfig: other.yaml\n", "`config` is for the command line alone, got 'other.yaml'"),
         (None, "No such file"),

@@ -425,6 +425,22 @@ def test_text_column_of_numbers_is_refused(tmp_path):
         load_text_data(write_rows(tmp_path / "a.jsonl", rows))
 
 
+def test_an_error_does_not_spell_out_a_wide_type(tmp_path):
+    rows = [{"text": {f"word {index}": index for index in range(999)}, "label": label} for label in (0, 1)]
+    with pytest.raises(ValueError, match=r"must hold strings, got struct<.* \.\.\.\.$") as error:
+        load_text_data(write_rows(tmp_path / "a.jsonl", rows), text_columns="text")
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(3), pa.dictionary(pa.int8(), pa.binary())])
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_a_column_of_bytes_is_refused(tmp_path, column, kind):
+    columns = {"text": pa.array(["one", "two"]), "label": pa.array(["new", "old"])}
+    pq.write_table(pa.table(columns | {column: pa.array([b"new", b"old"]).cast(kind)}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=f"{column} column '{column}' of the train split must hold .*strings, got"):
+        load_text_data(tmp_path / "a.parquet", text_columns="text")
+
+
 # Labels
 
 
@@ -762,12 +778,15 @@ def read_all(path: Path) -> list[dict[str, str]]:
         ("a.json", b'[{"text": "caf\xc3', "must be UTF-8, got 0xc3 at byte 14"),
         ("a.csv", b"text,text\na,b\n", r"must hold different column names, got \['text', 'text'\]"),
         ("a.csv", b"text,label\na,0\nb,c,1\n", "must have the 2 fields of its header, got 3 in the row.* line 3"),
-        ("a.csv", b'text,label\n"a,0\nb,1\n', "cannot be read as CSV.*line 3"),
+        ("a.csv", b'text,label\n"a,0\nb,1\n', "cannot be read as CSV.*line 3. A quote inside a quoted field"),
+        ("a.csv", b"text,label\ra,0\rb,1\r", "cannot be read as CSV: new-line character[^.]* in line 1.$"),
         ("a.tsv", b'text\tlabel\n"So" he said\t1\n', "cannot be read as CSV.*line 2"),
         ("a.csv.gz", b"text,label\na,0\n", "must be gzip"),
         ("a.csv.gz", gzip.compress(b"text,label\n" + b"a,0\nb,1\n" * 9, mtime=0)[:-12], "must be gzip"),
         ("a.jsonl", b'{"text": "a", "label": 0}\n{"text": \n', "line 2 cannot be read"),
         ("a.jsonl", b'{"text": "a", "label": 0}\n["b", 1]\n', "must hold JSON objects, got list in line 2"),
+        ("a.json", b'{"text": {"0": "a"}, "label": {"0": 1}}', "one JSON object for each row.*columns.*pandas"),
+        ("a.jsonl", b'{"text": ["a", "b"], "label": [0, 1]}', "one JSON object for each row.*columns in line 1"),
         ("a.json", b'{\n"text": ["a"]}', "JSON object on each line .*or, as .json, a list of them.*line 1"),
         ("a.json", b'[{"text": "a", "label": 0}, 3]', "must hold JSON objects, got int in item 2"),
         ("a.json", b'[{"text": "a", "label": 0}, {"text": "b"', "it cannot be read after item 1"),

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -948,6 +949,14 @@ PARAMETERS: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def answer(model: Path) -> Any:
     return pipeline("text-classification", model=str(model), device="cpu")
+
+
+def test_scores_of_large_logits_are_finite_and_warn_of_nothing(exported: Path):
+    logits = np.array([[-200.0, -3.0, 0.0, 5.0, 200.0]], np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores = ExportedClassifier(exported).to_scores(logits, "sigmoid")
+    np.testing.assert_allclose(scores, torch.tensor(logits).sigmoid(), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS, ids=str)

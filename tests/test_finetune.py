@@ -524,6 +524,25 @@ def test_an_ended_run_goes_back_to_a_checkpoint_in_a_copy(
     assert list_files(copy) == RUN_FILES
 
 
+def test_a_run_that_goes_on_has_taken_the_time_before_too(data: Path, tmp_path: Path):
+    parted = interrupt(data, tmp_path / "parted", saves=1)
+    path = parted / "checkpoint-14" / "run.json"
+    begun = json.loads(path.read_text())
+    assert 0 < begun["seconds"] < 600
+    path.write_text(json.dumps(begun | {"seconds": 5000}))
+    finetune_small(data, parted, resume=True)
+    assert 5000 < read_metrics(parted)["duration_seconds"] < 5600
+
+
+def test_an_order_of_the_rows_that_there_is_not_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    error = refuse(small_words(data, tmp_path / "run", train_sampling_strategy="grouped"), capsys)
+    assert "`train_sampling_strategy` must be one of ['random'" in error
+    assert "got 'grouped'" in error
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def moved(data: Path, tmp_path: Path) -> Path:
     """A run whose best checkpoint is its first one, interrupted after its last, in a folder that was renamed then."""

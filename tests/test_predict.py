@@ -304,6 +304,12 @@ def test_the_output_lies_beside_the_input_and_an_existing_one_is_kept(
     assert capsys.readouterr().out == f"Written: {output}\n"
 
 
+def test_the_home_folder_may_be_called_by_its_sign(model: Path, file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(file.parent))
+    main(["predict", str(model), "--file", f"~/{file.name}", "--output", "~/out.csv", "--device", "cpu"])
+    assert len(read_csv(file.parent / "out.csv")) == 50
+
+
 def test_a_dash_writes_to_standard_output_and_nothing_else(
     model: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -255,10 +255,10 @@ def run_analyze(words: list[str]) -> None:
 
 
 def parse_settings(verb: str, types: list[Any], words: list[str], hide_from: Any = None) -> tuple[Any, ...]:
-    """The dataclasses, from `--config FILE.yaml` and the command line, which goes before the file."""
+    """The dataclasses, from `--config FILE.yaml` and the command line, which overrides the file."""
     usage = f"wave-network {verb} [settings]"
     parser = HfArgumentParser(types, prog=f"wave-network {verb}", usage=usage, allow_abbrev=False)
-    parser.add_argument("--config", metavar="FILE.yaml", help="Settings from a file; the command line goes before it.")
+    parser.add_argument("--config", metavar="FILE.yaml", help="Settings from a file; the command line overrides it.")
     if hide_from is not None:
         parser.add_argument("--help_all", action="help", help="Show all settings of transformers' TrainingArguments.")
         if "--help_all" not in words:
@@ -302,6 +302,15 @@ class ConfigLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers = {}
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        # YAML forbids it, and PyYAML would pass over all but the last.
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
 
 for tag, pattern in {
     "null": "null|Null|NULL|~|",
@@ -316,19 +325,27 @@ for tag, pattern in {
 def read_config(file: str) -> list[str]:
     """A YAML file of `name: value` as the words of a command line."""
     try:
-        settings = yaml.load(Path(file).read_text(encoding="utf-8"), ConfigLoader)
+        loader = ConfigLoader(Path(file).read_text(encoding="utf-8"))
+        document = loader.get_single_node()
+        settings = document and loader.construct_document(document)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"--config {file}: is not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"--config {file}: must hold lines of `name: value`, got {type(settings).__name__}.")
     if "config" in settings:
         raise ValueError(f"--config {file}: `config` is for the command line alone, got {settings['config']!r}.")
+
+    def as_word(node: yaml.Node) -> str:
+        # As it was written: 1.10 may be the name of a column, and is none that is called 1.1.
+        if isinstance(node, yaml.ScalarNode):
+            return node.value
+        return json.dumps(loader.construct_object(node, deep=True))
+
     words = []
-    for name, value in settings.items():
-        if isinstance(value, list):
-            words += [f"--{name}", *map(str, value)]
-        elif value is not None:
-            words += [f"--{name}", json.dumps(value) if isinstance(value, (dict, bool)) else str(value)]
+    for name, node in {key.value: value for key, value in document.value}.items():
+        if settings.get(name, node) is not None:
+            values = node.value if isinstance(node, yaml.SequenceNode) else [node]
+            words += [f"--{name}", *map(as_word, values)]
     return words
 
 

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import re
+import textwrap
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -249,7 +250,7 @@ def read_texts(
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     if isinstance(text_columns, str):
         text_columns = [text_columns]
-    path = Path(path)
+    path = Path(path).expanduser()
     tables = read_tables(path, batch_size, (*FILE_ENDINGS, ".txt"))
     first = next(tables)
     columns = find_text_columns(first, text_columns, find_label_columns(first.column_names))
@@ -483,6 +484,26 @@ def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a column holds bytes, which some writers of Parquet make of strings without saying so."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(
+        is_kind(kind)
+        for is_kind in (
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_binary_view,
+            pa.types.is_fixed_size_binary,
+        )
+    )
+
+
+def describe(kind: pa.DataType) -> str:
+    """A type in an error. That of an object with thousands of keys would fill the screen."""
+    return textwrap.shorten(str(kind), 100, placeholder=" ...")
+
+
 def read_columns(table: pa.Table, text_columns: Sequence[str], where: str) -> dict[str, list[str]]:
     """The texts of a table as `text` and, for two columns, `text_pair`."""
     texts = []
@@ -490,7 +511,7 @@ def read_columns(table: pa.Table, text_columns: Sequence[str], where: str) -> di
         # JSON lines may lack a key, and a batch all of them.
         column = table.column(name) if name in table.column_names else pa.nulls(len(table), pa.string())
         if not (is_text(column.type) or pa.types.is_null(column.type)):
-            raise ValueError(f"The text column {name!r} of {where} must hold strings, got {column.type}.")
+            raise ValueError(f"The text column {name!r} of {where} must hold strings, got {describe(column.type)}.")
         texts.append([value or "" for value in column.cast(pa.string()).to_pylist()])
     if len(texts) > 2:
         return {"text": [" ".join(part for part in parts if part) for parts in zip(*texts, strict=True)]}
@@ -586,7 +607,12 @@ def read_split(split: str, table: pa.Table, text_columns: Sequence[str], label_c
         if pa.types.is_nested(column.type):
             raise ValueError(
                 f"The label column {label_column!r} must hold one label a row: this command does single-label "
-                f"classification, got {column.type}."
+                f"classification, got {describe(column.type)}."
+            )
+        if is_bytes(column.type):
+            raise ValueError(
+                f"The label column {label_column!r} of the {split} split must hold numbers or strings, got "
+                f"{describe(column.type)}."
             )
         labels = [label_text(value) for value in column.to_pylist()]
     return {**texts, "label": labels, "row": list(range(1, len(table) + 1))}
@@ -839,9 +865,10 @@ def read_csv(path: Path, delimiter: str, batch_size: int) -> Iterator[pa.Table]:
             columns = [pa.array(column, pa.string()) for column in zip(*batch, strict=True)]
             yield pa.table(columns, names=header)
     except csv.Error as error:
+        # Else it is a line that ends in a carriage return alone, of which the error itself tells.
+        advice = "" if "new-line" in str(error) else " A quote inside a quoted field must be doubled."
         raise ValueError(
-            f"The file {path} cannot be read as CSV: {error} in line {reader.line_num}. A quote inside a quoted field "
-            "must be doubled."
+            f"The file {path} cannot be read as CSV: {error} in line {reader.line_num}.{advice}"
         ) from error
 
 
@@ -908,6 +935,11 @@ def json_list_error(path: Path, count: int, position: int, reason: str) -> Value
 def check_object(row: Any, path: Path, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f"The file {path} must hold JSON objects, got {type(row).__name__} in {where}.")
+    if row and all(isinstance(value, dict | list) for value in row.values()):
+        raise ValueError(
+            f"The file {path} must hold one JSON object for each row, got one that holds columns in {where}. Out of "
+            'pandas: DataFrame.to_json(path, orient="records").'
+        )
     return row
 
 

@@ -51,6 +51,7 @@ from .resuming import (
     describe_beginning,
     find_checkpoint,
     read_beginning,
+    read_seconds,
     refuse_bare,
     refuse_existing,
     refuse_other_beginning,
@@ -125,9 +126,12 @@ class WaveTrainer(AveragingTrainer):
 
     args: RunArguments
 
-    def __init__(self, *arguments: Any, beginning: Mapping[str, Any] | None = None, **settings: Any):
+    def __init__(
+        self, *arguments: Any, beginning: Mapping[str, Any] | None = None, start: float | None = None, **settings: Any
+    ):
         super().__init__(*arguments, **settings)
         self.beginning = beginning
+        self.start = time.perf_counter() if start is None else start
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -169,7 +173,8 @@ class WaveTrainer(AveragingTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.beginning is not None and self.args.should_save:
             # Before the state of Trainer, by which a checkpoint is known to be complete.
-            write_beginning(Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}"), self.beginning)
+            checkpoint = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+            write_beginning(checkpoint, self.beginning, seconds=time.perf_counter() - self.start)
         super()._save_checkpoint(model, trial)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -272,6 +277,7 @@ def finetune(
     arguments.settle_epochs(len(data.train), is_new)
     beginning = describe_beginning(data_arguments, model_arguments, arguments, data)
     if before is not None and checkpoint is not None:  # else nothing was learned yet
+        start -= read_seconds(checkpoint)
         refuse_other_beginning(folder, data_arguments.dataset, beginning, before)
         refuse_bare(checkpoint, arguments)
         beginning = before
@@ -301,6 +307,7 @@ def finetune(
             compute_metrics=functools.partial(compute_metrics, report),
             compute_loss_func=compute_loss_func or make_loss(arguments, data),
             beginning=beginning,
+            start=start,
         )
         if arguments.early_stopping_patience:
             trainer.add_callback(EarlyStopping(arguments.early_stopping_patience, arguments.early_stopping_threshold))

@@ -121,8 +121,10 @@ def find_output(arguments: PredictArguments, processes: Processes) -> Path | Non
         if processes.count > 1:
             raise ValueError(f"`output` must be a file where {processes.count} processes share the work, got '-'.")
         return None
-    source = Path(arguments.file)
-    output = Path(arguments.output) if arguments.output else source.with_name(f"{source.name}.predictions.csv")
+    source = Path(arguments.file).expanduser()
+    output = (
+        Path(arguments.output).expanduser() if arguments.output else source.with_name(f"{source.name}.predictions.csv")
+    )
     if output.is_dir():
         raise ValueError(f"`output` must be a file, got the folder {str(output)!r}.")
     if output.exists() and source.exists() and output.samefile(source):

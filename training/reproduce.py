@@ -411,7 +411,7 @@ def summarise_runs(
         raise ValueError(f"The data of {experiment['name']} must have a test split with labels.")
     accuracies = {str(seed): run["results"]["test"]["accuracy"] for seed, run in finished.items()}
     accuracy = {**(summarise_numbers(list(accuracies.values())) or {}), "by_seed": accuracies}
-    # One that was resumed counts from there only.
+    # One that was resumed lacks what it had to do again, and may have changed machines.
     seconds = [run["duration_seconds"] for seed, run in finished.items() if not processes[seed].get("resumed")]
     peaks = {
         name: [process[f"peak_{name}_mib"] for process in processes.values() if process.get(f"peak_{name}_mib")]

@@ -92,9 +92,17 @@ def read_beginning(folder: Path, checkpoint: Path | None) -> dict[str, Any] | No
     return None
 
 
-def write_beginning(folder: Path, beginning: Mapping[str, Any]) -> None:
+def write_beginning(folder: Path, beginning: Mapping[str, Any], seconds: float = 0.0) -> None:
+    """`seconds` are those that the run took so far."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / BEGUN, json.dumps(beginning, indent=2, ensure_ascii=False) + "\n")
+    content = {**beginning, "seconds": round(seconds, 1)}
+    write_atomically(folder / BEGUN, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_seconds(checkpoint: Path) -> float:
+    """How long a run had taken when a checkpoint was written; 0 if that is not told."""
+    path = checkpoint / BEGUN
+    return json.loads(path.read_text(encoding="utf-8")).get("seconds", 0.0) if path.exists() else 0.0
 
 
 @contextlib.contextmanager

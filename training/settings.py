@@ -14,6 +14,10 @@ from ..configuration import WaveConfig
 LOSSES = ("cross_entropy", "focal", "label_smoothing")
 # What validation measures.
 METRICS = ("accuracy", "macro_f1", "loss")
+# The orders of the training rows that transformers has here, and passes over others in silence.
+SAMPLINGS = next(each for each in fields(TrainingArguments) if each.name == "train_sampling_strategy").metadata.get(
+    "choices", ["random", "sequential", "group_by_length"]
+)
 
 # How often the training rows are passed over where nothing is said. A new model that would take fewer steps than these
 # has learned too little from few rows (benchmarks/few_rows.py): it takes as many, in at most so many passes.
@@ -266,6 +270,10 @@ class RunArguments(TrainingArguments):
         self.settle_loss()
         self.check_choice_of_best()
         self.check_steps()
+        if self.train_sampling_strategy not in SAMPLINGS:
+            raise ValueError(
+                f"`train_sampling_strategy` must be one of {SAMPLINGS}, got {self.train_sampling_strategy!r}."
+            )
         if not 0 <= self.mixup_alpha < math.inf:
             raise ValueError(f"`mixup_alpha` must be a finite number of at least 0, got {self.mixup_alpha}.")
         if self.subword_buckets is not None and self.subword_buckets < 0:
