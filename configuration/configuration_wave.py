@@ -15,10 +15,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
+from huggingface_hub import ModelCard
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
-from transformers.utils import auto_docstring
+from transformers.utils import auto_docstring, logging
+
+logger = logging.get_logger(__name__)
 
 # The files that `trust_remote_code=True` loads, and the Auto classes that they serve.
 HUB_FILES = (
@@ -63,6 +66,12 @@ model = AutoModel.from_pretrained("<this repository>", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("<this repository>", trust_remote_code=False)
 ```
 """
+
+# How transformers describes a model in the card that it makes for a repository without one.
+PLACEHOLDER = (
+    "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
+    "automatically generated."
+)
 
 
 @auto_docstring(checkpoint="wave-network/wave-base")
@@ -186,7 +195,11 @@ class WaveConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
-        refuse_misspelt(kwargs, {field.name for field in fields(self)})
+        unused = find_misspelt(kwargs, {field.name for field in fields(self)})
+        if unused is not None and self.transformers_version is None:
+            raise TypeError(unused)
+        if unused is not None:  # from a file: what was saved, with an attribute that somebody had set, can be loaded
+            logger.warning("%s It is kept and not used.", unused)
         super().__post_init__(**kwargs)
         # The whole map in every checkpoint, so that each Auto class loads each of them; and without the name of the
         # repository it was read from, so that a copy pushed elsewhere stands alone.
@@ -285,9 +298,13 @@ class WaveConfig(PreTrainedConfig):
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
+    def _upload_modified_files(self, working_dir: str | os.PathLike, *args, **kwargs):
+        replace_placeholder_card(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
-def refuse_misspelt(unknown: dict, known: set[str]) -> None:
-    """Raises a TypeError if an unknown keyword looks like one of ours: transformers would keep it and never use it.
+
+def find_misspelt(unknown: dict, known: set[str]) -> str | None:
+    """What is wrong with an unknown keyword that looks like one of ours: transformers would keep it and never use it.
 
     Keywords that resemble none of ours pass, as everywhere in transformers: checkpoints carry many of them.
     """
@@ -303,7 +320,23 @@ def refuse_misspelt(unknown: dict, known: set[str]) -> None:
         meant = meant or difflib.get_close_matches(name, own, n=3, cutoff=0.8)
         if meant:
             choices = " or ".join(f"`{field}`" for field in meant)
-            raise TypeError(f"WaveConfig has no field `{name}` (got {unknown[name]!r}). Did you mean {choices}?")
+            return f"WaveConfig has no field `{name}` (got {unknown[name]!r}). Did you mean {choices}?"
+    return None
+
+
+def replace_placeholder_card(folder: str | os.PathLike) -> None:
+    """
+    A plain card, with the tags of what lies there, in place of the one of placeholders that transformers makes for a
+    repository without a card. What somebody wrote is theirs, though a placeholder be left in it.
+    """
+    path = Path(folder, "README.md")
+    card, plain = ModelCard.load(path), ModelCard(PLAIN_CARD)
+    if PLACEHOLDER not in card.text:
+        return
+    untouched = ModelCard.from_template(card.data, model_description=PLACEHOLDER)
+    if card.text.strip() == untouched.text.strip():
+        plain.data.tags = list(dict.fromkeys([*plain.data.tags, *(card.data.tags or [])]))
+        plain.save(path)
 
 
 def write_hub_files(folder: str | os.PathLike, overwrite: bool = True) -> None:

@@ -191,10 +191,11 @@ def with_graph(classifier: ExportedClassifier, graph: Graph) -> ExportedClassifi
 def measure_agreement(problem: str, logits: np.ndarray, expected: np.ndarray) -> float:
     """
     The part of texts that keep their label; with several labels, all of them; with a value, that keep it up to a
-    hundredth of the range of all values.
+    hundredth of the range of all values, or of the value where all are the same.
     """
     if problem == "regression":
-        allowed = 0.01 * (expected.max(axis=0) - expected.min(axis=0))
+        spread = expected.max(axis=0) - expected.min(axis=0)
+        allowed = 0.01 * np.where(spread > 0, spread, np.maximum(1, np.abs(expected).max(axis=0)))
         return float((np.abs(logits - expected) <= allowed).all(axis=-1).mean())
     if problem == "multi_label_classification":
         return float(((logits > 0) == (expected > 0)).all(axis=-1).mean())

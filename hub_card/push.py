@@ -40,6 +40,7 @@ def push_run(
     revision: str | None = None,
     create_pr: bool = False,
     commit_message: str | None = None,
+    delete_patterns: list[str] | None = None,
 ) -> str:
     """
     Uploads a run folder to the Hub in one commit: model, code, tokenizer, card, results and picture.
@@ -55,6 +56,7 @@ def push_run(
         revision: Branch to push to; created if it does not exist. None: main.
         create_pr: Whether to open a pull request instead of committing.
         commit_message: None: a plain one.
+        delete_patterns: Which files of the repository to delete unless the folder has them. None: none.
 
     Returns:
         The address of the commit, or of the pull request.
@@ -73,6 +75,7 @@ def push_run(
         revision=revision,
         create_pr=create_pr,
         commit_message=commit_message or "Upload Wave Network classifier",
+        delete_patterns=delete_patterns,
         ignore_patterns=["checkpoint-*", "training_args.bin", "_saving-*", ".*.tmp", "trackio/*", "wandb/*"],
     )
     return commit.pr_url or commit.commit_url

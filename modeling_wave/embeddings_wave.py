@@ -21,6 +21,10 @@ logger = logging.get_logger(__name__)
 # nothing; and no number gets to 2^24, as OpenVINO divides integers in float32, which holds no more.
 HASH = ((4091, 1103), (4079, 2377))
 
+# Hooks of transformers that make nothing of what they are shown: that of gradient checkpointing, and that which records
+# hidden states, and which it leaves behind.
+BLIND = ("make_inputs_require_grads", "output_capturing_hook")
+
 
 @dataclass
 class WaveTokens:
@@ -217,12 +221,15 @@ class WaveEmbeddings(Replaceable):
         summands = [] if tokens.inputs_embeds is None else [self.dropout(tokens.inputs_embeds)]
         lookups = []
         sinusoidal = tables.get("position_ids")
-        is_given = tokens.position_ids is not None and isinstance(sinusoidal, WaveSinusoidalEmbedding)
-        if is_given and is_in_graph(tokens.position_ids):
-            # However short the text is, its positions may lie beyond the table, and a graph cannot ask.
-            summands.append(self.dropout(sinusoidal(tokens.position_ids, are_all_computed=True)))
-            del tables["position_ids"]
-            is_sum = False
+        if isinstance(sinusoidal, WaveSinusoidalEmbedding):
+            (position_ids,) = ids["position_ids"]
+            is_given = tokens.position_ids is not None
+            # Given ones may lie beyond the table, however short the text is, and a graph cannot ask; a trace cannot ask
+            # for the length either.
+            if torch.jit.is_tracing() or (is_given and is_in_graph(position_ids)):
+                summands.append(self.dropout(sinusoidal(position_ids, are_all_computed=True)))
+                del tables["position_ids"]
+                is_sum = False
         for name, table in tables.items():
             for ids_BL in ids[name]:
                 lookup = self.find_distinct(name, table, ids_BL)
@@ -271,7 +278,7 @@ class WaveEmbeddings(Replaceable):
     def find_distinct(self, name: str, table: nn.Module, ids_BL: torch.Tensor) -> Lookup:
         """Each distinct row once, with dropout, where that can be had: how many there are depends on the data."""
         # Who waits for a call of the table, as NEFTune and Captum do, waits for one row for each token.
-        is_whole = torch.compiler.is_compiling() or is_watched(table)
+        is_whole = torch.compiler.is_compiling() or torch.jit.is_tracing() or is_watched(table)
         if is_whole or type(ids_BL) is not torch.Tensor or ids_BL.device.type != "cpu":
             return Lookup(name, ids_BL)
         try:
@@ -388,7 +395,9 @@ def sum_up(summands: list[torch.Tensor]) -> torch.Tensor:
 
 def is_in_graph(x: torch.Tensor) -> bool:
     """Whether what happens here is compiled or captured, so that nothing may depend on the values of a tensor."""
-    return torch.compiler.is_compiling() or (x.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    return x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def goes_beyond(ids_BL: torch.Tensor, size: int) -> bool:
@@ -446,14 +455,18 @@ def to_mask(attention_mask: torch.Tensor | None, shape: tuple[int, ...]) -> torc
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether someone waits for a call of the module: by hooks, or by a `forward` of its own, as accelerate sets it."""
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(hooks) or "forward" in module.__dict__
+    """Whether someone looks at a call of the module: by hooks, or by a `forward` of its own, as accelerate sets it."""
+    return any(name not in BLIND for name in hook_names(module)) or "forward" in module.__dict__
+
+
+def hook_names(module: nn.Module) -> list[str]:
+    kinds = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return [getattr(hook, "__name__", "") for hooks in kinds for hook in hooks.values()]
 
 
 def is_int8(table: Any) -> bool:
     """Whether a table is in int8 by torchao, with one scale a row. Its own `forward` makes floats of all rows first."""
-    if type(table) is not nn.Embedding or is_watched(table):
+    if type(table) is not nn.Embedding or hook_names(table) or "forward" in table.__dict__:
         return False
     weight: Any = table.weight
     return type(weight).__name__ == "Int8Tensor" and weight.scale.shape == (weight.shape[0], 1)

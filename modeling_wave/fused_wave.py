@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch.autograd import forward_ad
 
 from .ops_wave import index_texts, safe_sqrt
 
@@ -437,8 +438,9 @@ class Operation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_BLE):
-        # With gradients enabled this one is to be differentiated again.
-        backward = backward_traced if torch.is_grad_enabled() else Gradient.apply
+        # With gradients enabled, or tangents, this one is to be differentiated again.
+        is_final = not torch.is_grad_enabled() and forward_ad._current_level < 0
+        backward = Gradient.apply if is_final else backward_traced
         return backward(grad_BLE, *ctx.saved_tensors, ctx.operation, ctx.magnitude), None, None, None, None
 
     @staticmethod

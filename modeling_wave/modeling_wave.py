@@ -6,6 +6,7 @@ what stands before the first layer in embeddings_wave.py.
 Shapes: B texts, L tokens, D `hidden_size`, C choices; `mask_BL` is True at tokens and False at padding.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,7 +33,7 @@ from transformers.utils import TransformersKwargs, auto_docstring, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ..configuration.configuration_wave import PLAIN_CARD, WaveConfig
+from ..configuration.configuration_wave import WaveConfig, replace_placeholder_card
 from .embeddings_wave import (
     Lookup,
     Replaceable,
@@ -67,11 +68,13 @@ class WaveFolded(nn.Module):
         self.weights = find_weights(self.factors)
         self.states = read_states(self.weights)
         bias = mixing.variants.bias
-        for name, table in embeddings.tables().items():
-            self.register_buffer(
-                name, nn.functional.linear(table.weight, mixing.variants.weight, bias), persistent=False
-            )
-            bias = None
+        # Tables outlive an autocast in which they happen to be made.
+        with without_autocast(mixing.variants.weight.device):
+            for name, table in embeddings.tables().items():
+                self.register_buffer(
+                    name, nn.functional.linear(table.weight, mixing.variants.weight, bias), persistent=False
+                )
+                bias = None
 
     def is_current(self, embeddings: WaveEmbeddings, mixing: "WaveMixing") -> bool:
         """Whether all is as it was when it was multiplied: the same modules, which nobody watches, and weights."""
@@ -307,10 +310,7 @@ class WavePreTrainedModel(PreTrainedModel):
                     card.write_text(text, encoding="utf-8")
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any):
-        # For a repository without a card transformers writes one of placeholders.
-        card = Path(working_dir, "README.md")
-        if "[More Information Needed]" in card.read_text(encoding="utf-8"):
-            card.write_text(PLAIN_CARD, encoding="utf-8")
+        replace_placeholder_card(working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
 
@@ -356,7 +356,7 @@ class WaveModel(WavePreTrainedModel):
             return BaseModelOutput(last_hidden_state=torch.cat(chunks, dim=1))
         is_fresh = self.refresh_folded()
         hidden_states, lookups = self.embeddings(tokens)
-        if not is_fresh or (self.training and self.gradient_checkpointing):
+        if not is_fresh or self.shows_first(kwargs) or (self.training and self.gradient_checkpointing):
             lookups = None  # a layer is computed from its hidden states, and by checkpointing computed again
         for layer in self.layers:
             hidden_states = layer(hidden_states, tokens.mask_BL, tokens.cu_seq_lens, lookups)
@@ -400,14 +400,24 @@ class WaveModel(WavePreTrainedModel):
             self.fold_()
         return True
 
+    def shows_first(self, kwargs: dict[str, Any]) -> bool:
+        """Whether someone may change what the first layer is given, or ask for a gradient by it."""
+        first = cast(WaveLayer, self.layers[0])
+        if any(is_watched(module) for module in (self.embeddings, first, first.mixing)):
+            return True
+        return torch.is_grad_enabled() and self.records(kwargs)
+
+    def records(self, kwargs: dict[str, Any]) -> bool:
+        """Whether the hidden states of every layer are asked for."""
+        records = kwargs.get("output_hidden_states")
+        return bool(self.config.output_hidden_states if records is None else records)
+
     def reads_in_chunks(self, tokens: WaveTokens, kwargs: dict[str, Any]) -> bool:
         """Whether the texts are too long for one pass. Gradients, recorded layers and packed texts need one pass."""
-        records = kwargs.get("output_hidden_states")
-        records = self.config.output_hidden_states if records is None else records
         return (
             self.config.chunk_length is not None
             and tokens.shape[1] > self.config.chunk_length
-            and not (torch.is_grad_enabled() or records or torch.compiler.is_compiling())
+            and not (torch.is_grad_enabled() or self.records(kwargs) or torch.compiler.is_compiling())
             and tokens.cu_seq_lens is None
             and not self.drops()
         )
@@ -443,10 +453,10 @@ class WaveModel(WavePreTrainedModel):
         self, tokens: WaveTokens, summaries: list[Summary]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, list[Lookup] | None]]:
         """Chunk by chunk through as many layers as there are summaries: hidden states, mask, look-ups if no layer."""
-        is_fresh = self.refresh_folded()
+        reads_lookups = self.refresh_folded() and not self.shows_first({})
         for chunk, own in tokens.chunks(self.config.chunk_length, self.embeddings.reach):
             hidden_states, lookups = self.embeddings(chunk)
-            if not is_fresh:
+            if not reads_lookups:
                 lookups = None
             mask_BL = None if chunk.mask_BL is None else chunk.mask_BL[:, own]
             hidden_states = hidden_states[:, own]
@@ -839,6 +849,12 @@ def find_weights(factors: list[Any]) -> list[torch.Tensor]:
 def read_states(tensors: list[torch.Tensor]) -> list[tuple[int, int | None]]:
     """Where tensors lie, and how often they were written to."""
     return [(tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in tensors]
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """Computes in the dtypes of the tensors, whatever is on around it."""
+    is_there = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if is_there else contextlib.nullcontext()
 
 
 def is_plain(module: nn.Module, kind: type | tuple[type, ...]) -> bool:

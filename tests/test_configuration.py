@@ -1,6 +1,7 @@
 """WaveConfig: what it fixes, what it refuses and how it says so, and what it writes beside the weights."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -215,6 +216,18 @@ def test_a_misspelt_keyword_is_refused_with_what_was_meant(misspelt, meant):
     with pytest.raises(TypeError) as caught:
         WaveConfig(**{misspelt: "typed"})
     assert all(word in str(caught.value) for word in (f"`{misspelt}`", "'typed'", f"`{meant}`"))
+
+
+def test_what_was_set_on_a_config_and_saved_with_it_is_told_and_kept(tmp_path, caplog):
+    config = WaveConfig(hidden_size=8)
+    config.pooling = "mean"
+    config.save_pretrained(tmp_path)
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    try:
+        assert WaveConfig.from_pretrained(tmp_path).pooling == "mean"
+    finally:
+        logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert "no field `pooling` (got 'mean'). Did you mean `classifier_pooling`?" in caplog.text
 
 
 @pytest.mark.parametrize("name", USUAL)

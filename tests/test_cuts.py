@@ -93,6 +93,23 @@ def test_a_validation_split_can_be_the_test_and_another_is_cut(tmp_path: Path):
     assert not set(data.validation["text"]) & set(data.train["text"])
 
 
+def test_a_class_that_would_not_be_trained_on_is_named(tmp_path: Path):
+    def text(word: str) -> str:
+        return " ".join([word] * 9)
+
+    rows = [{"text": text("bad"), "label": "bad"}] * 2 + [{"text": text(f"w{i}"), "label": "good"} for i in range(20)]
+    with pytest.raises(
+        ValueError, match=r"labels of the validation split must occur in the training rows, got \['bad'\]"
+    ):
+        load_text_data(write_split(tmp_path, rows), validation_cut="whole_texts")
+
+
+def test_more_validation_than_was_asked_for_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    rows = [{"text": f"text {index}", "label": f"class {index // 2}"} for index in range(40)]
+    assert len(load_text_data(write_split(tmp_path, rows)).validation) == 20
+    assert "Validation has 20 of 40 rows, more than `validation_fraction` (0.1)" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -425,6 +425,16 @@ def test_text_column_of_numbers_is_refused(tmp_path):
         load_text_data(write_rows(tmp_path / "a.jsonl", rows))
 
 
+def test_a_saved_data_set_with_an_empty_split_is_named(tmp_path):
+    saved = datasets.Dataset.from_list([{"text": "a", "label": 0}, {"text": "b", "label": 1}])
+    splits = datasets.DatasetDict({"train": saved, "test": saved.select(range(0))})
+    splits.save_to_disk(tmp_path / "saved")
+    with pytest.raises(
+        ValueError, match=r"saved must be one that `save_to_disk`.*rows in each split|must hold at least"
+    ):
+        load_text_data(tmp_path / "saved")
+
+
 def test_an_error_does_not_spell_out_a_wide_type(tmp_path):
     rows = [{"text": {f"word {index}": index for index in range(999)}, "label": label} for label in (0, 1)]
     with pytest.raises(ValueError, match=r"must hold strings, got struct<.* \.\.\.\.$") as error:

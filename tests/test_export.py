@@ -641,6 +641,9 @@ def test_measures_are_of_what_they_say():
     assert measure_agreement("multi_label_classification", logits[:2], logits[:2] * [1, -1]) == 0
     values = np.array([[0.0], [1.0], [100.0]])
     assert measure_agreement("regression", values + np.array([[0.9], [1.1], [0]]), values) == pytest.approx(2 / 3)
+    same = np.array([[200.0], [200.0]])  # without a range it is a hundredth of the value
+    assert measure_agreement("regression", same + np.array([[1.9], [2.1]]), same) == 0.5
+    assert measure_agreement("regression", np.array([[0.009]]), np.array([[0.0]])) == 1
 
 
 def test_a_speed_is_that_of_as_many_texts_at_a_time_as_it_says(classifier: ExportedClassifier, monkeypatch: Any):

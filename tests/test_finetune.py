@@ -46,10 +46,11 @@ from transformers import (
 )
 
 from wave_network import WaveForSequenceClassification
-from wave_network.hub_card import push_run
+from wave_network.hub_card import push_run, write_card
 from wave_network.training import finetune, resuming
 from wave_network.training import settings as settings_module
 from wave_network.training.cli import main, parse_settings, print_results
+from wave_network.training.record import as_json
 from wave_network.training.settings import DataArguments
 from wave_network.training.tracking import track
 
@@ -534,6 +535,66 @@ def test_a_run_that_goes_on_has_taken_the_time_before_too(data: Path, tmp_path: 
     assert 5000 < read_metrics(parted)["duration_seconds"] < 5600
 
 
+def test_a_best_step_between_two_saves_is_kept(data: Path, tmp_path: Path):
+    steps = {"eval_strategy": "steps", "eval_steps": 4, "save_strategy": "steps", "save_steps": 40}
+    run = finetune_small(data, tmp_path / "run", metric_for_best_model="loss", learning_rate=0.1, **steps)
+    metrics = read_metrics(run)
+    assert metrics["best"]["step"] not in (40, 42)
+    assert metrics["best"]["value"] == pytest.approx(metrics["calibration"]["validation"]["nll"], abs=1e-6)
+
+
+def test_a_run_that_goes_on_is_validated_and_saved_as_it_is_told_now(data: Path, tmp_path: Path):
+    steps = {"eval_strategy": "steps", "save_strategy": "steps", "save_total_limit": 9}
+    parted = interrupt(data, tmp_path / "parted", saves=1, eval_steps=12, save_steps=12, **steps)
+    finetune_small(data, parted, resume=True, eval_steps=10, save_steps=10, **steps)
+    saved = {path.name for path in parted.glob("checkpoint-*")}
+    assert saved == {f"checkpoint-{step}" for step in (12, 20, 30, 40, 42)}
+
+
+def test_all_rows_are_measured_where_training_drops_some(run: Path, data: Path, tmp_path: Path):
+    dropping = finetune_small(data, tmp_path / "run", dataloader_drop_last=True, per_device_eval_batch_size=16)
+    for split, result in read_metrics(dropping)["results"].items():
+        assert result["rows"] == read_metrics(run)["results"][split]["rows"]
+    assert read_metrics(dropping)["end"]["step"] == 3 * (108 // 8)
+
+
+@pytest.mark.parametrize("name", ["prediction_loss_only", "batch_eval_metrics", "eval_do_concat_batches"])
+def test_predictions_that_would_not_be_in_one_piece_are_refused(
+    data: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+):
+    wrong = name != "eval_do_concat_batches"
+    error = refuse(small_words(data, tmp_path / "run", **{name: wrong}), capsys)
+    assert f"`{name}` must be {not wrong}" in error
+    assert f"got {wrong}" in error
+
+
+def test_the_command_says_what_was_given_as_nothing_in_python():
+    types = [finetune.DataArguments, finetune.ModelArguments, finetune.RunArguments]
+    given = types[0]("texts"), types[1](conv_kernel_size=None), types[2](use_cpu=True, metric_for_best_model=None)
+    command = shlex.split(settings_module.describe_command(*given))
+    _, model_arguments, arguments = parse_settings("finetune", types, command[2:])
+    assert not model_arguments.conv_kernel_size
+    assert arguments.metric_for_best_model == "loss"
+
+
+def test_a_model_in_a_folder_is_on_record_as_one(data: Path, run: Path, tmp_path: Path, monkeypatch: Any):
+    shutil.copytree(run, tmp_path / "runs" / "first")
+    monkeypatch.chdir(tmp_path)
+    finetune_small(data, Path("second"), model="runs/first", tokenizer="runs/first", num_train_epochs=1)
+    assert read_metrics(Path("second"))["base_model"] == "./runs/first"
+    monkeypatch.chdir("/")
+    card = write_card(tmp_path / "second", repo_id="you/second").read_text()
+    assert "base_model:" not in card
+
+
+def test_counts_of_many_classes_take_a_line_for_each():
+    matrix = [[row * column % 7 for column in range(300)] for row in range(300)]
+    results = {split: {"rows": 1, "confusion": matrix} for split in ("validation", "test")}
+    text = as_json({"label_names": ["größe"], "results": results})
+    assert json.loads(text) == {"label_names": ["größe"], "results": results}
+    assert len(text.splitlines()) < 640
+
+
 def test_an_order_of_the_rows_that_there_is_not_is_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -1014,6 +1075,7 @@ def pushed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
         [*words, "--hub_token", "hf_right"],
         ["push", str(folder / "run"), "tester/news", "--token", "hf_right"],
         ["push", str(folder / "run"), "news", "--token", "hf_right"],
+        small_words(data, folder / "often", push_to_hub=True, hub_strategy="every_save", hub_token="hf_right"),
     ]
     with LoopbackHub(token="hf_right") as hub:
         hub.failures = {"commit": 1}
@@ -1035,7 +1097,8 @@ def pushed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
         )
         assert process.returncode == 0, process.stderr
         answers = json.loads(process.stdout.splitlines()[-1])
-        return {"answers": answers, "files": hub.files("tester/news"), "folder": folder}
+        files = {name: hub.files(f"tester/{name}") for name in ("news", "often")}
+        return {"answers": answers, "files": files["news"], "often": files["often"], "folder": folder}
 
 
 def test_a_refused_token_stops_the_run_before_it_trains(pushed: dict[str, Any]):
@@ -1074,6 +1137,13 @@ def test_the_repeated_push_is_complete_and_carries_no_checkpoints_no_pickles_and
     assert any(run.glob("trackio/*"))
     assert files == {name: (run / name).read_bytes() for name in RUN_FILES}
     assert b"tester/news" in files["README.md"]
+
+
+def test_what_was_pushed_while_a_run_was_under_way_is_no_more_there(pushed: dict[str, Any]):
+    code, out, error = pushed["answers"][4]
+    assert code == 0, error
+    assert f"wave-network push {pushed['folder'] / 'often'} often" in out
+    assert set(pushed["often"]) == RUN_FILES
 
 
 def test_the_token_lands_in_no_file_and_the_command_can_be_typed_again(pushed: dict[str, Any]):

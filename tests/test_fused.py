@@ -7,7 +7,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from wave_network import WaveConfig, WaveForSequenceClassification
@@ -273,6 +273,13 @@ def test_torch_func_sees_through(operation, layout):
         torch.testing.assert_close(jacrev(f)(x_BLE), jacrev(g)(x_BLE))
         torch.testing.assert_close(jacfwd(f)(x_BLE), jacfwd(g)(x_BLE))
     torch.testing.assert_close(hessian(f)(x_BLE), hessian(g)(x_BLE))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x_BLE.clone().requires_grad_(), tangent_BLE)
+        tangents = [
+            forward_ad.unpack_dual(torch.autograd.grad(form(dual).sin().sum(), dual)[0]).tangent
+            for form in (fused, readable)
+        ]
+        torch.testing.assert_close(*tangents)
     with torch.no_grad():
         pull = vjp(fused, x_BLE)[1]
         several = torch.stack([tangent_BLE, x_BLE])

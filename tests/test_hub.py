@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from fresh_process import run_step
+from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
 
 TEXTS = [
@@ -47,6 +48,12 @@ CODE = {
     "modeling_wave.py",
 }
 OWN_CARD = "# A card that someone wrote\n"
+# Cards on the Hub, with placeholders left in them.
+WRITTEN = {
+    "tester/half": "---\nlicense: mit\n---\n# My model\nThree pages.\n## Bias\n[More Information Needed]\n",
+    "tester/edited": "---\ntags: []\n---\n# Mine\nThis is the model card of a 🤗 transformers model that has been "
+    "pushed on the Hub. This model card has been automatically generated.\nIt was. [More Information Needed]\n",
+}
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 MODEL = {"config.json", "model.safetensors"} | CODE
 
@@ -94,6 +101,8 @@ def describe_error(error: Exception) -> str:
 
 def publish(folder: str) -> dict[str, Any]:
     """Every way in which a user of the package puts a model on the Hub."""
+    import huggingface_hub
+
     models = [build_model(seed)[0] for seed in range(6)]
     _, tokenizer = build_model(0)
     bits = [compute_bits(model, tokenizer) for model in models]
@@ -108,6 +117,14 @@ def publish(folder: str) -> dict[str, Any]:
     models[5].push_to_hub("tester/sharded", max_shard_size="5KB")
     tokenizer.push_to_hub("tester/sharded")
     models[0].config.save_pretrained(f"{folder}/config", push_to_hub=True, repo_id="tester/config")
+    models[0].config.push_to_hub("tester/bare")
+    models[0].add_model_tags(["reviews"])
+    models[0].push_to_hub("tester/tagged", tags=["mine"])
+    api = huggingface_hub.HfApi()
+    for name, card in WRITTEN.items():
+        api.create_repo(name)
+        api.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=name)
+        models[1].push_to_hub(name)
     return {
         "bits": bits,
         "base": compute_bits(models[0].wave, tokenizer),
@@ -429,13 +446,23 @@ def test_a_push_is_complete(hub: LoopbackHub, published: dict[str, Any], name: s
     assert json.loads(pushed["config.json"])["auto_map"] == AUTO_MAP
 
 
-@pytest.mark.parametrize("name", ["tester/news", "tester/saved", "tester/training"])
+@pytest.mark.parametrize("name", ["tester/news", "tester/saved", "tester/training", "tester/bare", "tester/tagged"])
 def test_the_card_of_a_push_says_what_the_model_is_and_leaves_no_placeholders(
     hub: LoopbackHub, published: dict[str, Any], trained: dict[str, list[str]], name: str
 ):
     card = hub.files(name)["README.md"].decode()
     assert "arxiv.org/abs/2411.02674" in card
     assert "More Information Needed" not in card
+
+
+@pytest.mark.parametrize("name", list(WRITTEN))
+def test_a_card_that_somebody_wrote_stays_as_it_is(hub: LoopbackHub, published: dict[str, Any], name: str):
+    assert hub.files(name)["README.md"].decode() == WRITTEN[name]
+
+
+def test_tags_of_a_push_are_on_the_card(hub: LoopbackHub, published: dict[str, Any]):
+    card = ModelCard(hub.files("tester/tagged")["README.md"].decode())
+    assert {"wave-network", "reviews", "mine"} <= set(card.data.tags)
 
 
 def test_code_in_a_push_is_flat(hub: LoopbackHub, published: dict[str, Any]):

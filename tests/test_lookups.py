@@ -305,6 +305,18 @@ def test_a_compiled_folded_model_takes_weights_that_are_loaded():
     torch.testing.assert_close(compiled(**batch()).logits, other(**batch()).logits, rtol=1e-12, atol=1e-12)
 
 
+@torch.no_grad()
+def test_what_is_folded_under_autocast_is_of_the_weights_dtype():
+    models = {"before": build(dtype=torch.float32).fold_(), "inside": build(dtype=torch.float32)}
+    models["again"] = copy.deepcopy(models["before"])  # folds at its first call
+    expected = build(dtype=torch.float32)(**batch()).logits
+    for name, model in models.items():
+        with torch.autocast("cpu", torch.bfloat16):
+            near = (model.fold_() if name == "inside" else model)(**batch()).logits
+        torch.testing.assert_close(near.float(), expected, rtol=0.05, atol=0.05)
+        torch.testing.assert_close(model(**batch()).logits, expected, rtol=0, atol=1e-6)
+
+
 def test_fold_follows_the_dtype_and_positions_beyond_the_table():
     model = build(position_embedding_type="sinusoidal").fold_()
     long = torch.randint(1, 40, (2, 100))
@@ -472,6 +484,70 @@ def test_a_table_that_someone_watches_is_called_with_every_token():
     handle.remove()
     assert seen == [(3, 20, 16)]
     torch.testing.assert_close(watched, plain, rtol=1e-10, atol=1e-12)
+
+
+def patch(part, change):
+    """Changes what a part is given, or gives."""
+    kind = "register_forward_hook" if part.endswith("embeddings") else "register_forward_pre_hook"
+
+    def hook(module, args, output=None):
+        return (change(output[0]), *output[1:]) if kind == "register_forward_hook" else (change(args[0]), *args[1:])
+
+    return lambda model: getattr(model.get_submodule(part), kind)(hook)
+
+
+@pytest.mark.parametrize(
+    ("part", "how"),
+    [
+        ("wave.embeddings", "in chunks"),  # a layer is called when its text has been summed up
+        *(
+            (part, how)
+            for part in ("wave.embeddings", "wave.layers.0", "wave.layers.0.mixing")
+            for how in ("shared", "folded")
+        ),
+    ],
+)
+@torch.no_grad()
+def test_who_changes_what_the_first_layer_is_given_changes_all_that_it_reads(part, how, monkeypatch):
+    model, inputs = build(), batch()
+    if how == "folded":
+        model.fold_()
+    if how == "in chunks":
+        model.config.chunk_length = 7
+    patch(part, torch.tanh)(model)
+    found = model(**inputs).logits
+    monkeypatch.setattr(modeling_wave, "SHARED_ROWS", 0.0)
+    other = build()
+    patch(part, torch.tanh)(other)
+    torch.testing.assert_close(found, other(**inputs).logits, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(found, build()(**inputs).logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("watch", ["output_hidden_states", "register_full_backward_hook"])
+def test_the_gradient_by_what_the_first_layer_is_given_is_whole(watch, monkeypatch):
+    def gradient(model):
+        seen = []
+        if watch == "output_hidden_states":
+            output = model(**batch(), output_hidden_states=True)
+            return torch.autograd.grad(output.logits[:, 0].sum(), output.hidden_states[0])[0]
+        model.wave.layers[0].register_full_backward_hook(lambda layer, grads, _: seen.append(grads[0]))
+        model(**batch()).logits[:, 0].sum().backward()
+        return seen[0]
+
+    found = gradient(build())
+    monkeypatch.setattr(modeling_wave, "SHARED_ROWS", 0.0)
+    torch.testing.assert_close(found, gradient(build()), rtol=1e-10, atol=1e-12)
+
+
+def test_hidden_states_that_were_recorded_once_cost_nothing_afterwards(monkeypatch):
+    model, projected = build(), []
+    model(**batch(), output_hidden_states=True)
+    linear = nn.functional.linear
+    monkeypatch.setattr(
+        nn.functional, "linear", lambda x, *more: projected.append(x.shape[:-1].numel()) or linear(x, *more)
+    )
+    model(**batch())
+    assert projected[0] < 60
 
 
 def test_an_error_in_a_hook_of_somebody_is_left_as_it_is():

@@ -279,17 +279,22 @@ def test_token_types_are_used_with_segments_and_ignored_without():
     assert not torch.allclose(with_segments(IDS, token_type_ids=types).logits, with_segments(IDS).logits, atol=1e-3)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("settings", OPERATIONS)
-def test_gradient_checkpointing_gives_equal_gradients_and_does_recompute(settings):
-    model = build(**settings).train()
+def test_gradient_checkpointing_gives_equal_gradients_and_does_recompute(settings, dropout):
+    model = build(**settings, hidden_dropout_prob=dropout).train()
     inputs = pad(1, 2) | {"labels": torch.tensor([1])}
+    torch.manual_seed(0)
     plain = gradients(model, **inputs)
+    torch.manual_seed(0)
     model.gradient_checkpointing_enable()  # the one name that every transformers 5 has
     mixing = model.wave.layers[0].mixing
     with mock.patch.object(mixing, "forward", side_effect=mixing.forward) as forward:
         checkpointed = gradients(model, **inputs)
     assert forward.call_count == 2
     assert all(torch.equal(checkpointed[name], gradient) for name, gradient in plain.items())
+    model.gradient_checkpointing_disable()
+    assert model.eval().fold_().config.folded  # what transformers leaves behind is no obstacle
 
 
 @pytest.mark.parametrize(
@@ -586,7 +591,7 @@ def test_a_traced_classifier_is_saved_and_takes_other_shapes(tmp_path):
     traced = torch.jit.trace(model, (IDS, torch.ones_like(IDS)), check_trace=False)
     torch.jit.save(traced, tmp_path / "traced.pt")
     loaded = torch.jit.load(tmp_path / "traced.pt")
-    for rows, length in ((1, 1), (9, 23)):
+    for rows, length in ((1, 1), (9, 23), (2, 2 * model.config.max_position_embeddings)):
         ids, mask = torch.randint(1, 40, (rows, length)), torch.ones(rows, length, dtype=torch.long)
         mask[-1, length // 2 + 1 :] = 0
         torch.testing.assert_close(loaded(ids, mask)[0], model(ids, mask)[0], rtol=0, atol=1e-5)

@@ -495,6 +495,9 @@ def test_a_chunk_that_is_lost_is_missed(model: Path, file: Path, monkeypatch: py
         ({"model": "./missing", "device": "cuda:99"}, ["`device`", "'cuda:99'", "'cpu'"]),
         ({"model": "./missing", "device": "meta"}, ["`device`", "'meta'", "'cpu'"]),
         ({"output": ".", "overwrite": True}, ["`output`", "folder '.'"]),
+        ({"output": "/dev/null", "overwrite": True}, ["`output`", "'/dev/null'", "standard output"]),
+        ({"output": "missing/out.csv", "model": "./missing"}, ["`output`", "a folder that is there", "out.csv"]),
+        ({"file": "/dev/null"}, ["a file on a disk", "'/dev/null'"]),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(

@@ -226,6 +226,16 @@ def metrics(accuracy: float, **others: Any) -> dict[str, Any]:
     } | others
 
 
+def test_a_copy_of_a_run_is_not_one_of_the_seeds(tmp_path: Path):
+    (tmp_path / "recipe.json").write_text(json.dumps(EXPERIMENT))
+    for name, accuracy in (("seed-0", 0.9), ("seed-0.bak", 0.1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics(accuracy)))
+    aggregate = module.write_aggregate(tmp_path, seeds=1)
+    assert aggregate is not None
+    assert aggregate["accuracy"]["by_seed"] == {"0": 0.9}
+
+
 EXPERIMENT = json.loads(json.dumps(asdict(TINY) | {"rows": {"dataset": "/somewhere/tiny_news"}}))
 
 

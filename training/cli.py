@@ -146,13 +146,18 @@ def run_finetune(words: list[str]) -> None:
         write_card(folder, repo_id=arguments.hub_model_id)
     print_results(folder, "The model, its card" if is_wave else "The model (a card is for a Wave Network alone)")
     if arguments.push_to_hub:
-        repo_id = arguments.hub_model_id or folder.name
-        print(f"Pushing {folder}. If it fails, repeat it with: wave-network push {folder} {repo_id}", flush=True)
-        settings = {"token": arguments.hub_token, "private": arguments.hub_private_repo}
+        repo_id = arguments.hub_model_id or folder.resolve().name
+        command = shlex.join(["wave-network", "push", str(folder), repo_id])
+        print(f"Pushing {folder}. If it fails, repeat it with: {command}", flush=True)
+        settings: dict[str, Any] = {"token": arguments.hub_token, "private": arguments.hub_private_repo}
         repo_id = resolve_repo(folder, repo_id, **settings)
         if is_wave:
             write_card(folder, repo_id=repo_id)  # which named no owner before, if none was given
-        print(f"Pushed: {push_run(folder, repo_id, **settings, revision=arguments.hub_revision)}")
+        settings |= {"revision": arguments.hub_revision}
+        if arguments.hub_strategy in ("every_save", "checkpoint", "all_checkpoints"):
+            # What Trainer has pushed while the run was under way.
+            settings["delete_patterns"] = ["run.json", "training_args.bin"]
+        print(f"Pushed: {push_run(folder, repo_id, **settings)}")
 
 
 def run_sweep(words: list[str]) -> None:

@@ -201,6 +201,8 @@ def load_text_data(
         kept, cut = cut_validation(splits["train"], validation_cut, validation_fraction, seed)
         splits["validation"] = take_rows(splits["train"], cut)
         splits["train"] = take_rows(splits["train"], kept)
+        refuse_unseen("validation", splits["validation"]["label"], splits["train"]["label"], label_names)
+        warn_of_much_validation(len(cut), len(kept) + len(cut), validation_fraction)
     elif validation_cut != "random":
         raise ValueError(
             f"`validation_cut` ({validation_cut!r}) is for data without a validation split; {name!r} has one."
@@ -333,7 +335,13 @@ def bbc_news() -> dict[str, Source]:
 
 def find_in_folder(folder: Path) -> tuple[Mapping[str, Source], list[str] | None]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        saved = datasets.load_from_disk(str(folder))
+        try:
+            saved = datasets.load_from_disk(str(folder))
+        except (IndexError, KeyError, pa.ArrowException) as error:
+            raise ValueError(
+                f"The folder {folder} must be one that `save_to_disk` of the datasets library wrote, with rows in each "
+                f"split; it cannot be read: {error}"
+            ) from error
         return (dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}), None
     sources: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()):
@@ -637,6 +645,16 @@ def warn_of_no_labels(split: str, columns: Sequence[str], label_column: str) -> 
     logger.warning("The %s split has no labels (%s): it is left out.", split, reason)
 
 
+def warn_of_much_validation(cut: int, rows: int, fraction: float) -> None:
+    if cut > 2 * fraction * rows:
+        logger.warning(
+            "Validation has %d of %d rows, more than `validation_fraction` (%g): one of each class at least.",
+            cut,
+            rows,
+            fraction,
+        )
+
+
 def drop_empty_texts(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     texts = [rows[name] for name in ("text", "text_pair") if name in rows]
     kept = [index for index, parts in enumerate(zip(*texts, strict=True)) if any(map(str.strip, parts))]
@@ -736,17 +754,21 @@ def index_labels(
                 f"The labels of the {split} split must be among {label_names}, as the {origin} are, got {unknown}."
             )
         indexed[split] = [known[value] for value in values]
-        unseen = sorted(set(indexed[split]) - set(indexed["train"]))
-        if unseen:
-            raise ValueError(
-                f"The labels of the {split} split must occur in the training rows, got "
-                f"{[label_names[label] for label in unseen]}."
-            )
+        refuse_unseen(split, indexed[split], indexed["train"], label_names)
     if len(set(indexed["train"])) < 2:
         raise ValueError(
             f"The training rows must have at least two classes, got only {label_names[indexed['train'][0]]!r}."
         )
     return label_names, indexed
+
+
+def refuse_unseen(split: str, labels: Iterable[int], trained: Iterable[int], label_names: Sequence[str]) -> None:
+    unseen = sorted(set(labels) - set(trained))
+    if unseen:
+        raise ValueError(
+            f"The labels of the {split} split must occur in the training rows, got "
+            f"{[label_names[label] for label in unseen]}."
+        )
 
 
 def refuse_fractions(labels: set[str]) -> None:
@@ -798,6 +820,9 @@ def fingerprint_rows(splits: Mapping[str, Mapping[str, list[Any]]], label_names:
 
 def read_tables(path: Path, batch_size: int, endings: Sequence[str] = FILE_ENDINGS) -> Iterator[pa.Table]:
     """The rows of a file as tables of `batch_size` rows, at least one; those of CSV and text files are all strings."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe or device"
+        raise ValueError(f"A data file must be a file on a disk, got {kind}: {str(path)!r}.")
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     ending = file_ending(path)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
+    TrainerCallback,
     TrainerControl,
     TrainerState,
     set_seed,
@@ -107,6 +108,13 @@ class EarlyStopping(EarlyStoppingCallback):
         list_callbacks(state)[type(self).__name__] = self.state()
 
 
+class OwnSteps(TrainerCallback):
+    """A run that is resumed is logged, validated and saved by the steps that are given now, and not as it was begun."""
+
+    def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        state.compute_steps(args, state.max_steps)
+
+
 def read_patience_counter(state: TrainerState) -> int:
     """How many validations in a row had brought no new best when a checkpoint was written."""
     saved = list_callbacks(state).get(EarlyStopping.__name__, {"attributes": {}})
@@ -130,6 +138,7 @@ class WaveTrainer(AveragingTrainer):
         self, *arguments: Any, beginning: Mapping[str, Any] | None = None, start: float | None = None, **settings: Any
     ):
         super().__init__(*arguments, **settings)
+        self.add_callback(OwnSteps())
         self.beginning = beginning
         self.start = time.perf_counter() if start is None else start
 
@@ -167,7 +176,10 @@ class WaveTrainer(AveragingTrainer):
         # By few rows several epochs are equally good, and Trainer keeps the first of them, which has learned least.
         if not is_best and self.state.best_global_step and metrics[metric] == self.state.best_metric:
             self.state.best_global_step = self.state.global_step
-            return True
+            is_best = True
+        # Between two saves, too, when `save_steps` is a multiple of `eval_steps`: Trainer would record the one and keep
+        # another.
+        self.control.should_save |= bool(is_best and self.args.load_best_model_at_end)
         return is_best
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -199,6 +211,23 @@ class WaveTrainer(AveragingTrainer):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         finally:
             self.compute_loss_func = hook
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        with self.every_row():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        with self.every_row():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextlib.contextmanager
+    def every_row(self) -> Iterator[None]:
+        """`dataloader_drop_last` is about training: a figure is of all rows."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)

@@ -127,6 +127,10 @@ def find_output(arguments: PredictArguments, processes: Processes) -> Path | Non
     )
     if output.is_dir():
         raise ValueError(f"`output` must be a file, got the folder {str(output)!r}.")
+    if output.exists() and not output.is_file():
+        raise ValueError(f"`output` must be a file on a disk, or - for standard output, got {str(output)!r}.")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"`output` must be in a folder that is there, got {str(output)!r}.")
     if output.exists() and source.exists() and output.samefile(source):
         raise ValueError(f"`output` must be another file than `file` ({arguments.file!r}), got {str(output)!r}.")
     if output.exists() and not arguments.overwrite:

@@ -57,7 +57,7 @@ def write_record(
         "device": describe_device(arguments),
         "versions": get_versions(),
         "command": describe_command(data_arguments, model_arguments, arguments),
-        "base_model": model_arguments.model,
+        "base_model": name_base(model_arguments.model),
         "data": describe_data(data),
         "model": count_parameters(model),
         "settings": settings,
@@ -66,7 +66,29 @@ def write_record(
         "results": results,
         "calibration": calibration,
     }
-    write_atomically(folder / "metrics.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(folder / "metrics.json", as_json(record) + "\n")
+
+
+def as_json(record: dict[str, Any]) -> str:
+    """Indented, but for the counts: a line for each class, as of a thousand classes there are a million."""
+    matrices = {}
+
+    def set_aside(split: str, result: dict[str, Any]) -> dict[str, Any]:
+        matrices[f"confusion of {split}"] = result["confusion"]
+        return result | {"confusion": f"confusion of {split}"}
+
+    results = {split: set_aside(split, result) for split, result in record["results"].items()}
+    text = json.dumps(record | {"results": results}, indent=2, ensure_ascii=False)
+    for name, matrix in matrices.items():
+        rows = ",\n".join(f"{' ' * 8}{json.dumps(row)}" for row in matrix)
+        text = text.replace(f'"confusion": "{name}"', f'"confusion": [\n{rows}\n{" " * 6}]')
+    return text
+
+
+def name_base(model: str | None) -> str | None:
+    """The model that a run starts from. A folder is called so that it is none on the Hub, wherever it is read."""
+    is_folder = model is not None and Path(model).exists()
+    return f".{os.sep}{model}" if is_folder and not Path(model).is_absolute() and model[0] != "." else model
 
 
 def summarise(report: ClassificationReport, prediction, label_names: list[str]) -> dict[str, Any]:

@@ -368,7 +368,9 @@ def write_aggregate(folder: Path, seeds: int) -> dict[str, Any] | None:
     experiment = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     finished, missing = {}, {}
     for path in folder.glob("seed-*/metrics.json"):
-        finished[int(path.parent.name.removeprefix("seed-"))] = json.loads(path.read_text(encoding="utf-8"))
+        seed = path.parent.name.removeprefix("seed-")
+        if seed.isdecimal():  # and no copy of one
+            finished[int(seed)] = json.loads(path.read_text(encoding="utf-8"))
     for run in (Run(folder, seed) for seed in range(seeds)):
         if run.seed not in finished:
             missing[str(run.seed)] = read_error(run) if run.error.exists() else "not run"

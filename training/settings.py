@@ -140,6 +140,8 @@ class ModelArguments:
             raise ValueError(
                 f"`max_length` must be at least 3, for two special tokens and one of the text, got {self.max_length}."
             )
+        if self.conv_kernel_size is None:
+            self.conv_kernel_size = 0  # which a command line can say
 
 
 @dataclass
@@ -265,10 +267,13 @@ class RunArguments(TrainingArguments):
         # transformers' default is the word "no", which the command line reads as a boolean.
         if self.include_num_input_tokens_seen is False:
             self.include_num_input_tokens_seen = "no"
+        if self.metric_for_best_model is None:
+            self.metric_for_best_model = "loss"  # as in transformers, and a command line can say it
         # What was set, before transformers works out the rest.
         self.changed = find_changed(self, leave_out=("hub_token", "resume"))
         self.settle_loss()
         self.check_choice_of_best()
+        self.check_evaluation()
         self.check_steps()
         if self.train_sampling_strategy not in SAMPLINGS:
             raise ValueError(
@@ -324,9 +329,19 @@ class RunArguments(TrainingArguments):
         if self.max_steps <= 0 and epochs is not None and not 0 < epochs < math.inf:
             raise ValueError(f"`num_train_epochs` must be a finite number greater than 0, got {epochs}.")
 
+    def check_evaluation(self) -> None:
+        """Raises a ValueError if not all predictions would be there in one piece, from which every figure is made."""
+        for name, needed in {
+            "prediction_loss_only": False,
+            "batch_eval_metrics": False,
+            "eval_do_concat_batches": True,
+        }.items():
+            if getattr(self, name) is not needed:
+                raise ValueError(f"`{name}` must be {needed}, as all rows are measured together, got {not needed}.")
+
     def check_choice_of_best(self) -> None:
         """Raises a ValueError if the metric is none of ours, or early stopping has nothing to go by."""
-        metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        metric = str(self.metric_for_best_model).removeprefix("eval_")
         if metric not in METRICS:
             raise ValueError(f"`metric_for_best_model` must be one of {list(METRICS)}, got {metric!r}.")
         patience, threshold = self.early_stopping_patience, self.early_stopping_threshold

@@ -106,6 +106,7 @@ class SweepTrainer(WaveTrainer):
         arguments.save_strategy, arguments.load_best_model_at_end = SaveStrategy.NO, False
         settle_subwords(arguments, tokenizer, is_new=model_arguments.model is None)
         self.base = replace(arguments)
+        arguments.settle_epochs(len(data.train), is_new=model_arguments.model is None)  # Trainer takes no None
         super().__init__(
             model_init=self.make_model,
             args=arguments,
