@@ -335,7 +335,7 @@ def replace_placeholder_card(folder: str | os.PathLike) -> None:
         return
     untouched = ModelCard.from_template(card.data, model_description=PLACEHOLDER)
     if card.text.strip() == untouched.text.strip():
-        plain.data.tags = list(dict.fromkeys([*plain.data.tags, *(card.data.tags or [])]))
+        plain.data["tags"] = list(dict.fromkeys([*plain.data["tags"], *(card.data.get("tags") or [])]))
         plain.save(path)
 
 

@@ -332,10 +332,10 @@ def read_config(file: str) -> list[str]:
     try:
         loader = ConfigLoader(Path(file).read_text(encoding="utf-8"))
         document = loader.get_single_node()
-        settings = document and loader.construct_document(document)
+        settings = None if document is None else loader.construct_document(document)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"--config {file}: is not YAML: {error}") from error
-    if not isinstance(settings, dict):
+    if document is None or not isinstance(settings, dict):
         raise ValueError(f"--config {file}: must hold lines of `name: value`, got {type(settings).__name__}.")
     if "config" in settings:
         raise ValueError(f"--config {file}: `config` is for the command line alone, got {settings['config']!r}.")

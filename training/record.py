@@ -87,8 +87,9 @@ def as_json(record: dict[str, Any]) -> str:
 
 def name_base(model: str | None) -> str | None:
     """The model that a run starts from. A folder is called so that it is none on the Hub, wherever it is read."""
-    is_folder = model is not None and Path(model).exists()
-    return f".{os.sep}{model}" if is_folder and not Path(model).is_absolute() and model[0] != "." else model
+    if model is None or model.startswith(".") or Path(model).is_absolute() or not Path(model).exists():
+        return model
+    return f".{os.sep}{model}"
 
 
 def summarise(report: ClassificationReport, prediction, label_names: list[str]) -> dict[str, Any]:
