@@ -393,7 +393,7 @@ def test_a_trial_has_the_epochs_that_a_run_with_its_batch_would_have(
 
 def test_trials_may_be_of_so_many_steps(data: Path, tmp_path: Path):
     space = tmp_path / "space.yaml"
-    space.write_text("learning_rate: [0.01]\n")
+    space.write_text("learning_rate: [0.01, 0.02]\n")
     searched = {"learning_rate", "num_train_epochs"}
     record = sweep_small(data, tmp_path / "sweep", space, leave_out=searched, trials=1, max_steps=5)
     assert [trial["state"] for trial in record["trials"]] == ["complete"]
