@@ -21,8 +21,8 @@ logger = logging.get_logger(__name__)
 # nothing; and no number gets to 2^24, as OpenVINO divides integers in float32, which holds no more.
 HASH = ((4091, 1103), (4079, 2377))
 
-# Hooks of transformers that make nothing of what they are shown: that of gradient checkpointing, and that which records
-# hidden states, and which it leaves behind.
+# Hooks that transformers leaves on modules and that are not about what is computed: that of gradient checkpointing, and
+# that which records hidden states when they are asked for.
 BLIND = ("make_inputs_require_grads", "output_capturing_hook")
 
 
@@ -454,19 +454,20 @@ def to_mask(attention_mask: torch.Tensor | None, shape: tuple[int, ...]) -> torc
     return attention_mask != 0
 
 
-def is_watched(module: nn.Module) -> bool:
-    """Whether someone looks at a call of the module: by hooks, or by a `forward` of its own, as accelerate sets it."""
-    return any(name not in BLIND for name in hook_names(module)) or "forward" in module.__dict__
-
-
-def hook_names(module: nn.Module) -> list[str]:
+def is_watched(module: nn.Module, blind: Sequence[str] = BLIND) -> bool:
+    """
+    Whether someone looks at a call of the module: by hooks, but for those of these names, or by a `forward` of its own,
+    as accelerate sets it.
+    """
     kinds = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return [getattr(hook, "__name__", "") for hooks in kinds for hook in hooks.values()]
+    names = [getattr(hook, "__name__", "") for hooks in kinds for hook in hooks.values()]
+    return any(name not in blind for name in names) or "forward" in module.__dict__
 
 
 def is_int8(table: Any) -> bool:
     """Whether a table is in int8 by torchao, with one scale a row. Its own `forward` makes floats of all rows first."""
-    if type(table) is not nn.Embedding or hook_names(table) or "forward" in table.__dict__:
+    # That of gradient checkpointing must be called: without it no gradient would reach an adapter.
+    if type(table) is not nn.Embedding or is_watched(table, blind=()):
         return False
     weight: Any = table.weight
     return type(weight).__name__ == "Int8Tensor" and weight.scale.shape == (weight.shape[0], 1)

@@ -507,7 +507,7 @@ def is_bytes(kind: pa.DataType) -> bool:
     )
 
 
-def describe(kind: pa.DataType) -> str:
+def describe_type(kind: pa.DataType) -> str:
     """A type in an error. That of an object with thousands of keys would fill the screen."""
     return textwrap.shorten(str(kind), 100, placeholder=" ...")
 
@@ -519,7 +519,9 @@ def read_columns(table: pa.Table, text_columns: Sequence[str], where: str) -> di
         # JSON lines may lack a key, and a batch all of them.
         column = table.column(name) if name in table.column_names else pa.nulls(len(table), pa.string())
         if not (is_text(column.type) or pa.types.is_null(column.type)):
-            raise ValueError(f"The text column {name!r} of {where} must hold strings, got {describe(column.type)}.")
+            raise ValueError(
+                f"The text column {name!r} of {where} must hold strings, got {describe_type(column.type)}."
+            )
         texts.append([value or "" for value in column.cast(pa.string()).to_pylist()])
     if len(texts) > 2:
         return {"text": [" ".join(part for part in parts if part) for parts in zip(*texts, strict=True)]}
@@ -615,12 +617,12 @@ def read_split(split: str, table: pa.Table, text_columns: Sequence[str], label_c
         if pa.types.is_nested(column.type):
             raise ValueError(
                 f"The label column {label_column!r} must hold one label a row: this command does single-label "
-                f"classification, got {describe(column.type)}."
+                f"classification, got {describe_type(column.type)}."
             )
         if is_bytes(column.type):
             raise ValueError(
                 f"The label column {label_column!r} of the {split} split must hold numbers or strings, got "
-                f"{describe(column.type)}."
+                f"{describe_type(column.type)}."
             )
         labels = [label_text(value) for value in column.to_pylist()]
     return {**texts, "label": labels, "row": list(range(1, len(table) + 1))}

@@ -172,7 +172,7 @@ class WaveTrainer(AveragingTrainer):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
-        metric = f"eval_{(self.args.metric_for_best_model or 'loss').removeprefix('eval_')}"
+        metric = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
         # By few rows several epochs are equally good, and Trainer keeps the first of them, which has learned least.
         if not is_best and self.state.best_global_step and metrics[metric] == self.state.best_metric:
             self.state.best_global_step = self.state.global_step

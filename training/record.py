@@ -39,7 +39,8 @@ def write_record(
 ) -> None:
     """
     Writes `metrics.json`: how the model was made, and what it reached. `calibration` is what `calibrate` says of it,
-    `start` is of `time.perf_counter`, `own_loss` and `own_model` the loss and the model that were given in Python.
+    `start` is of `time.perf_counter`, less the seconds that a resumed run had taken before; `own_loss` and `own_model`
+    are the loss and the model that were given in Python.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     settings = describe_settings(data_arguments, model_arguments, arguments, model.config)

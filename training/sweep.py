@@ -319,7 +319,7 @@ def begin(
     The record of a sweep without its trials, new or as it was: a ValueError if the sweep in the folder is another one.
     """
     plain = {name: getattr(value, "value", value) for name, value in settings.items()}
-    metric = arguments.metric_for_best_model or "loss"
+    metric = str(arguments.metric_for_best_model)
     record: dict[str, Any] = {
         "schema": SWEEP_SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
