@@ -1,0 +1,151 @@
+"""What all rooms share: files that are written whole or not at all, result lines, tables, and what machine this is."""
+
+import datetime
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("wave-network", "transformers", "torch", "datasets", "tokenizers", "accelerate")
+
+
+@contextmanager
+def open_whole(path: str | os.PathLike, mode: str = "w") -> Iterator[Any]:
+    """A file to write that takes its name only once it is complete and on the disk; an older one stays until then."""
+    path = Path(path)
+    settings = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    temporary = tempfile.NamedTemporaryFile(  # noqa: SIM115  # renamed after it is closed
+        mode, dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False, **settings
+    )
+    try:
+        with temporary as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary.name, 0o666 & ~_read_umask())  # a temporary file lets nobody else in
+        os.replace(temporary.name, path)
+    except BaseException:
+        Path(temporary.name).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    with open_whole(path) as file:
+        file.write(text)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The value of a JSON file; ValueError, with its name, if it is none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)!r} must be a JSON file; it is damaged or cut short: {error}") from error
+
+
+def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines; none where there is no file."""
+    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()] if Path(path).exists() else []
+
+
+def append_line(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def open_folder(target: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
+    """
+    A folder to write into, which takes its name, and the place of what has it now, only once it is complete.
+
+    Raises:
+        FileExistsError: There is something of that name, now or when the folder is complete, and not `overwrite`.
+    """
+    target = Path(target)
+    refuse_existing(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    replaced = folder.with_name(f"{folder.name}.replaced")
+    try:
+        folder.chmod(0o777 & ~_read_umask())
+        yield folder
+        refuse_existing(target, overwrite)
+        if target.exists():
+            os.replace(target, replaced)
+        os.replace(folder, target)
+    finally:
+        if replaced.exists() and not target.exists():
+            os.replace(replaced, target)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def refuse_existing(target: Path, overwrite: bool = False) -> None:
+    """FileExistsError if there is something of that name, but for an empty folder, and not `overwrite`."""
+    if target.exists() and not overwrite and not (target.is_dir() and not any(target.iterdir())):
+        raise FileExistsError(f"{os.fspath(target)!r} exists. Choose another name, or add --overwrite.")
+
+
+def write_table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows of the same keys as a Markdown table."""
+    rows = list(rows)
+    lines = [list(rows[0]), ["---"] * len(rows[0])] if rows else []
+    lines += [[str(value).replace("|", "\\|").replace("\n", " ") for value in row.values()] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def describe_run(device: str = "cpu") -> dict[str, Any]:
+    """Where, when and with what something was made: device, versions, commit and date."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": f"{device} ({read_processor()}, {os.cpu_count()} cores)",
+        "versions": read_versions(),
+        "commit": read_commit(),
+    }
+
+
+def read_processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def read_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            versions[name.replace("-", "_")] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def read_commit() -> str | None:
+    """The commit of this code, with "-dirty" if a tracked file was changed since; None where it is no git checkout."""
+    root = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+
+    if not (root / ".git").exists():
+        return None
+    return git("rev-parse", "--short", "HEAD") + (
+        "-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
+    )
+
+
+def _read_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
