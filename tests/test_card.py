@@ -291,7 +291,7 @@ def test_a_field_that_is_missing_is_named(folder: Path):
 @pytest.mark.parametrize("labels", [["a $x$ label", "b_c", "long" * 20], [f"class {index}" for index in range(30)]])
 def test_pictures_are_drawn_and_shown(folder: Path, labels: list[str]):
     size = len(labels)
-    scores = {label: TEST_RESULT["per_class"]["tech"] for label in labels}
+    scores = dict.fromkeys(labels, TEST_RESULT["per_class"]["tech"])
     counts = [[int(row == column) for column in range(size)] for row in range(size)]
     relabel(folder, labels, TEST_RESULT | {"per_class": scores, "confusion": counts})
     edit(folder / "metrics.json", "data", "name", value="costs $5 or $6")
