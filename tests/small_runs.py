@@ -12,7 +12,7 @@ import pytest
 from transformers import TrainerCallback
 
 from wave_network.training import finetune
-from wave_network.training.cli import main
+from wave_network.cli import main
 
 WORDS = {
     "sport": ["goal", "match", "striker", "referee", "league", "coach", "stadium", "penalty", "final", "champion"],
