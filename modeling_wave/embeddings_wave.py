@@ -326,6 +326,6 @@ def look_up(table: nn.Module, ids: torch.Tensor, name: str) -> torch.Tensor:
     try:
         return table(ids)
     except IndexError as error:
-        hint = " Truncate texts that are longer." if name == "position_ids" else ""
+        hint = " Truncate longer texts: `tokenizer(text, truncation=True)`." if name == "position_ids" else ""
         allowed, lowest, highest = len(table.weight) - 1, int(ids.min()), int(ids.max())
         raise IndexError(f"`{name}` must lie in 0 ... {allowed}, got {lowest} ... {highest}.{hint}") from error

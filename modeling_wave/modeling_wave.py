@@ -388,6 +388,11 @@ class WaveForMultipleChoice(WavePreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
+    @staticmethod
+    def loss_function(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy over the choices: transformers has no loss for this head."""
+        return nn.functional.cross_entropy(widen(logits), labels)
+
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -406,12 +411,20 @@ class WaveForMultipleChoice(WavePreTrainedModel):
         labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
             The right choice of each row.
         """
+        if kwargs.get("cu_seq_lens") is not None:
+            raise ValueError("`cu_seq_lens` must be None for multiple choice: choices are padded, not packed.")
+        if (input_ids is None or input_ids.dim() != 3) and (inputs_embeds is None or inputs_embeds.dim() != 4):
+            given = [None if x is None else tuple(x.shape) for x in (input_ids, inputs_embeds)]
+            raise ValueError(
+                "`input_ids` must have the shape (batch size, choices, length), or `inputs_embeds` one axis more at "
+                f"the end; got {given[0]} and {given[1]}."
+            )
         rows, choices = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
         inputs = input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
         flat = [x if x is None or x.dim() == 1 else x.flatten(end_dim=1) for x in inputs]
         outputs = self.wave(*flat, pooling=self.config.classifier_pooling, return_dict=True, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output)).view(rows, choices)
-        loss = None if labels is None else nn.functional.cross_entropy(widen(logits), labels)
+        loss = None if labels is None else self.compute_loss(logits, labels)
         return MultipleChoiceModelOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
