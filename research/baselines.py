@@ -22,18 +22,18 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from wave_network.configuration import WaveConfig
+from wave_network.data.load import TextData
 from wave_network.files import describe_run, write_json
 from wave_network.modeling_wave import WaveForSequenceClassification, WavePreTrainedModel
 from wave_network.modeling_wave.modeling_wave import WaveMixing
 from wave_network.modeling_wave.ops_wave import amplitude, lift
-from wave_network.training.data import TextData
 from wave_network.training.settings import ModelArguments
 
 
 class NoPhase(WaveMixing):
     """Each wave is its magnitude, which under `magnitude="l2"` is the same for all tokens of a text."""
 
-    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, lookups=None, summary=None):
+    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, summary=None):
         halves = self.variants(hidden_states).chunk(2, dim=-1)
         return self.superpose_real(
             *(amplitude(lift(w_BLD, mask_BL, self.config.magnitude, cu_seq_lens)) for w_BLD in halves)
@@ -48,7 +48,7 @@ class NoPhase(WaveMixing):
 class NoContext(NoPhase):
     """Each wave is its real part, the token itself: nothing from the rest of the text."""
 
-    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, lookups=None, summary=None):
+    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, summary=None):
         return self.superpose_real(*self.variants(hidden_states).chunk(2, dim=-1))
 
 
@@ -58,7 +58,7 @@ class Bag(WaveMixing):
     back, a gated linear unit (arXiv 2002.05202).
     """
 
-    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, lookups=None, summary=None):
+    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, summary=None):
         variants_BLE = self.variants(hidden_states)
         if self.config.restore == "linear":
             return self.restore(nn.functional.gelu(variants_BLE))

@@ -25,8 +25,8 @@ from tqdm import tqdm
 from transformers import BertConfig, BertForSequenceClassification
 
 from wave_network import WaveConfig, WaveForSequenceClassification, train_wave_tokenizer
+from wave_network.data.load import load_text_data
 from wave_network.files import append_line
-from wave_network.training.data import load_text_data
 
 from .errors import measure_errors
 from .polar import make_polar

@@ -21,7 +21,7 @@ def to_polar(w_BLD: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.
 
 
 class PolarMixing(WaveMixing):
-    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, lookups=None, summary=None):
+    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, summary=None):
         z_BLD, z2_BLD = (to_polar(w_BLD, mask_BL) for w_BLD in self.variants(hidden_states).chunk(2, dim=-1))
         wave_BLD = z_BLD * z2_BLD if self.config.wave_operation == "modulation" else z_BLD + z2_BLD
         return self.return_real(torch.cat([wave_BLD.real, wave_BLD.imag], dim=-1))

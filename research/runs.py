@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers.trainer_utils import get_last_checkpoint
 
+from wave_network.data.load import load_text_data
 from wave_network.files import describe_run, read_commit, read_json, read_lines
-from wave_network.training.data import load_text_data
 from wave_network.training.finetune import finetune
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
 

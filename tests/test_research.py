@@ -3,6 +3,7 @@
 import functools
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,7 @@ def test_what_a_token_sees_of_its_text(kind: str, sees: bool, restore: str):
 
 def test_without_phase_only_the_magnitude_is_left():
     """Of two tokens in one text, the magnitude of each dimension is the same: what differs is the residual alone."""
-    mixing = make("no_phase").wave.layers[0].mixing
-    mixed = {}
-    mixing.register_forward_hook(lambda module, inputs, output: mixed.update(output=output))
+    mixed: dict[str, torch.Tensor] = {}
     model = make("no_phase", ngram_vocab_size=None)
     model.wave.layers[0].mixing.register_forward_hook(lambda module, inputs, output: mixed.update(output=output))
     model(torch.arange(5, 13)[None])
@@ -182,8 +181,11 @@ def test_recipes_are_run_once_and_go_on_from_each_other(data: Path, tmp_path: Pa
     assert "model.safetensors" in folders["tiny"]
     assert not any(name.startswith("checkpoint-") for name in folders["tiny"])
     # What the next recipe starts from is there again, and not measured twice.
-    (tmp_path / "runs" / "tiny" / "seed-0" / "metrics.json").unlink()
+    shutil.rmtree(tmp_path / "runs" / "tiny" / "seed-0")
     results.write_bytes(written.splitlines(keepends=True)[0])
+    run(["tiny-on"], seeds=1)
+    assert [json.loads(line)["recipe"] for line in results.read_text().splitlines()] == ["tiny", "tiny-on"]
+    assert (tmp_path / "runs" / "tiny" / "seed-0" / "metrics.json").exists()
 
     other = replace(TINY, training=TINY.training | {"num_train_epochs": 1})
     with pytest.raises(ValueError, match="runs of tiny with other settings: choose another --output"):
