@@ -80,7 +80,7 @@ def train(
             maker: Callable | None = None
             if kind != "wave" or others:
                 maker = functools.partial(make_model, kind, others)
-            settings = {"seed": seed, "resume": checkpoint is not None, **training}
+            settings = {"seed": seed, "resume_from_checkpoint": "last", **training}
             finetune(
                 DataArguments(**rows), ModelArguments(**known), RunArguments(str(folder), **settings), make_model=maker
             )
