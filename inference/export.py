@@ -20,7 +20,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoConfig, AutoTokenizer
 
 from ..files import open_folder, refuse_existing, write_json, write_text
-from ..training.data import read_texts
+from ..data.load import read_texts
 from .classify import GRAPHS, ExportedClassifier, Text
 from .predict import Classifier, load_classifier
 

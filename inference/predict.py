@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ..files import open_whole, refuse_existing
-from ..training.data import read_texts
+from ..data.load import read_texts
 from .classify import CHUNK, CPU_TOKENS, make_header, make_row, resolve_problem, split_batches
 
 
