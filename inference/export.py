@@ -7,7 +7,7 @@ import io
 import logging
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain, islice
@@ -19,17 +19,18 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoConfig, AutoTokenizer
 
-from ..files import open_folder, refuse_existing, write_json, write_text
 from ..data.load import read_texts
-from .classify import GRAPHS, ExportedClassifier, Text
+from ..files import open_folder, refuse_existing, write_json, write_text
+from .classify import GRAPHS, ExportedClassifier
 from .predict import Classifier, load_classifier
 
-FORMATS = dict(zip(("onnx", "onnx-int8"), GRAPHS, strict=True))
+FORMATS = {"onnx": GRAPHS[0], "onnx-int8": GRAPHS[1]}
 TOLERANCE = 1e-5  # the largest difference of a logit, of the largest logit or of 1, whichever is more
 AGREEMENT = 0.99  # the share of texts that must keep their label in 8-bit integers
 LONGEST_CHECKED = 4096
 CALIBRATION, MADE = 4096, 512  # texts that are read from a file, and texts that are made without one
 ODD_TEXTS = ["", " ", "Tab\tand\nlines", "ÄÖÜ ß café 漢字 🙂", "don't; (really?) 3.14 #tag", "word " * 5000]
+ODD_ROWS = [{"text": text} for text in ODD_TEXTS]
 
 
 @dataclass
@@ -85,11 +86,11 @@ def export_model(arguments: ExportArguments) -> Path:
     target = resolve_target(arguments)
     check_packages()
     # The texts first: a model may have to come from the Hub.
-    texts = read_calibration(arguments.calibration, arguments.text_columns) if arguments.calibration else []
+    rows = read_calibration(arguments) if arguments.calibration else []
     model, tokenizer = load_model(arguments)
-    texts = texts or make_texts(tokenizer)
+    rows = rows or make_rows(tokenizer)
     classifier = Classifier(model, tokenizer)
-    expected = classifier.logits(to_rows(texts))
+    expected = classifier.logits(rows)
     with open_folder(target, arguments.overwrite) as folder:
         graph = folder / FORMATS["onnx"]
         write_graph(graph, model, tokenizer)
@@ -97,15 +98,15 @@ def export_model(arguments: ExportArguments) -> Path:
         exported = ExportedClassifier(folder)
         difference = max(
             check_shapes(exported, classifier),
-            check_logits(exported.logits(ODD_TEXTS), classifier.logits(to_rows(ODD_TEXTS)), "odd texts"),
-            check_logits(exported.logits(texts), expected, f"{len(texts):,} texts"),
+            check_logits(exported.logits(to_texts(ODD_ROWS)), classifier.logits(ODD_ROWS), "odd texts"),
+            check_logits(exported.logits(to_texts(rows)), expected, f"{len(rows):,} texts"),
         )
         if arguments.format == "onnx-int8":
             quantize(graph, folder / FORMATS["onnx-int8"])
             graph.unlink()
             exported = ExportedClassifier(folder)
-        agreement = check_labels(exported.logits(texts), expected, exported.problem)
-        write_card(folder, arguments, exported, difference=difference, agreement=agreement, texts=len(texts))
+        agreement = check_labels(exported.logits(to_texts(rows)), expected, exported.problem)
+        write_card(folder, arguments, exported, difference=difference, agreement=agreement, texts=len(rows))
     return target
 
 
@@ -130,23 +131,23 @@ def check_packages() -> None:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
-        from transformers import exporters  # noqa: F401
+        from transformers.exporters import OnnxExporter  # noqa: F401
     except ImportError as error:
         raise ImportError(
             f'An export needs more packages ({error}): pip install onnx onnxruntime onnxscript "transformers>=5.23"'
         ) from error
 
 
-def read_calibration(file: str, text_columns: list[str] | None) -> list[Text]:
-    rows = islice(chain.from_iterable(read_texts(file, text_columns=text_columns)), CALIBRATION)
-    return [(row["text"], row["text_pair"]) if "text_pair" in row else row["text"] for row in rows]
+def read_calibration(arguments: ExportArguments) -> list[dict[str, str]]:
+    batches = read_texts(arguments.calibration, text_columns=arguments.text_columns)
+    return list(islice(chain.from_iterable(batches), CALIBRATION))
 
 
-def make_texts(tokenizer: Any) -> list[Text]:
+def make_rows(tokenizer: Any) -> list[dict[str, str]]:
     """Texts of random words of the vocabulary: no more than a stand-in for real ones."""
     chooser = random.Random(0)
     words = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
-    return [tokenizer.decode(chooser.choices(words, k=chooser.randint(1, 64))) for _ in range(MADE)]
+    return [{"text": tokenizer.decode(chooser.choices(words, k=chooser.randint(1, 64)))} for _ in range(MADE)]
 
 
 def load_model(arguments: ExportArguments) -> tuple[Any, Any]:
@@ -264,10 +265,14 @@ def check_shapes(exported: ExportedClassifier, classifier: Classifier) -> float:
                 "token_type_ids": generator.integers(0, getattr(config, "type_vocab_size", 0) or 1, shape),
             }
             batch = {name: batch[name] for name in exported.inputs}
+            where = f"a batch of {rows} x {shape[1]} tokens, {name},"
             with torch.inference_mode():
                 expected = model(**{name: torch.from_numpy(value) for name, value in batch.items()}).logits.numpy()
-            found = exported.session.run(["logits"], batch)[0]
-            largest = max(largest, check_logits(found, expected, f"a batch of {rows} x {shape[1]} tokens, {name}"))
+            try:
+                found = exported.session.run(["logits"], batch)[0]
+            except Exception as error:  # what onnxruntime raises has no common type
+                raise ValueError(f"The export is not the model: it fails on {where} with {error}") from error
+            largest = max(largest, check_logits(found, expected, where))
     return largest
 
 
@@ -302,10 +307,9 @@ def measure_agreement(found: np.ndarray, expected: np.ndarray, problem: str) -> 
     return float((found.argmax(axis=-1) == expected.argmax(axis=-1)).mean())
 
 
-def to_rows(texts: Sequence[Text]) -> list[dict[str, str]]:
-    return [
-        dict(zip(("text", "text_pair"), (text,) if isinstance(text, str) else text, strict=False)) for text in texts
-    ]
+def to_texts(rows: list[dict[str, str]]) -> list[Any]:
+    """Rows as `ExportedClassifier` takes them: a pair is a tuple."""
+    return [(row["text"], row["text_pair"]) if "text_pair" in row else row["text"] for row in rows]
 
 
 def write_card(folder: Path, arguments: ExportArguments, exported: ExportedClassifier, **checks: Any) -> None:

@@ -13,8 +13,8 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from ..files import open_whole, refuse_existing
 from ..data.load import read_texts
+from ..files import open_whole, refuse_existing
 from .classify import CHUNK, CPU_TOKENS, make_header, make_row, resolve_problem, split_batches
 
 

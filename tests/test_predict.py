@@ -56,6 +56,10 @@ def model(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
+    return make_texts()
+
+
+def make_texts() -> list[str]:
     """Texts of many lengths, two of them empty, one longer than a model reads."""
     texts = [row["text"] for row in make_rows(40, seed=2)]
     texts[7] = texts[30] = ""
