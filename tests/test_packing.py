@@ -25,8 +25,6 @@ from transformers import (
 
 from wave_network import WaveConfig, WaveForSequenceClassification, WaveModel, train_wave_tokenizer
 from wave_network.training import finetune
-from wave_network.training import predict as predict_module
-from wave_network.training.cli import main
 from wave_network.training.packing import DataCollatorWithPacking, takes_packed
 
 pack = DataCollatorWithPacking()
@@ -453,27 +451,12 @@ def test_a_resumed_packed_run_ends_as_the_whole_one(packed_run: Path, data: Path
     assert read_metrics(parted)["results"] == read_metrics(packed_run)["results"]
 
 
-@pytest.mark.parametrize("numbers", [0, sys.maxsize])
-def test_predict_packs_what_a_packed_run_left(
-    packed_run: Path, data: Path, tmp_path: Path, numbers: int, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(predict_module, "CPU_NUMBERS", numbers)
-    output = tmp_path / "out.csv"
-    words = ["predict", str(packed_run), "--file", str(data / "test.csv"), "--text_columns", "text"]
-    main([*words, "--output", str(output), "--device", "cpu"])
-    names = read_metrics(packed_run)["data"]["label_names"]
-    confusion = [[0] * len(names) for _ in names]
-    for row, found in zip(read_csv(data / "test.csv"), read_csv(output), strict=True):
-        confusion[names.index(row["label"])][names.index(found["label"])] += 1
-    assert confusion == read_metrics(packed_run)["results"]["test"]["confusion"]
-
-
 def test_two_processes_evaluate_packed_texts_as_one(packed_run: Path, data: Path, tmp_path: Path):
     settings = {"model": packed_run, "learning_rate": 0, "num_train_epochs": 1, "per_device_eval_batch_size": 4}
     words = small_words(data, tmp_path / "two", packing=True, **settings)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = subprocess.run(
-        [*launch, "-m", "wave_network.training.cli", *words],
+        [*launch, "-m", "wave_network.cli", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
