@@ -5,36 +5,23 @@ import difflib
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# What `--help` shows; `--help_all` shows the rest.
-COMMON = {
-    "finetune": (
-        "dataset",
-        "text_columns",
-        "label_column",
-        "output_dir",
-        "model",
-        "max_length",
-        "num_train_epochs",
-        "per_device_train_batch_size",
-        "learning_rate",
-        "class_weights",
-        "calibrate",
-        "seed",
-        "resume_from_checkpoint",
-        "push_to_hub",
-    )
+VERBS = {
+    "finetune": ("train a classifier on your texts and leave a run folder", "--dataset reviews.csv"),
+    "predict": ("classify a file of texts", "runs/reviews --file new_reviews.csv"),
+    "export": ("write a classifier that runs without transformers", "runs/reviews --format onnx"),
+    "push": ("put a finished run folder on the Hub", "runs/reviews you/reviews"),
+    "analyze": ("study how a trained model works", "waves --model runs/reviews --text 'a text to look into'"),
 }
-EXAMPLES = {
-    "finetune": "wave-network finetune --dataset reviews.csv --num_train_epochs 5",
-    "predict": "wave-network predict runs/reviews --file new_reviews.csv",
-    "export": "wave-network export runs/reviews --format onnx",
-    "push": "wave-network push runs/reviews you/reviews",
-    "analyze": "wave-network analyze waves --model runs/reviews --text 'a text to look into'",
-}
+# What `finetune --help` shows; `--help_all` shows the rest.
+COMMON = (
+    *("dataset", "text_columns", "label_column", "output_dir", "model", "max_length", "num_train_epochs", "seed"),
+    *("per_device_train_batch_size", "learning_rate", "class_weights", "calibrate", "resume_from_checkpoint"),
+    *("push_to_hub", "help", "help_all", "config"),
+)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -44,61 +31,43 @@ def main(words: Sequence[str] | None = None) -> None:
     """
     from . import __version__, register
 
-    verbs: dict[str, tuple[Callable[[list[str]], None], str]] = {
-        "finetune": (run_finetune, "train a classifier on your texts and leave a run folder"),
-        "predict": (run_predict, "classify a file of texts"),
-        "export": (run_export, "write a classifier for ONNX Runtime"),
-        "push": (run_push, "put a finished run folder on the Hub"),
-        "analyze": (run_analyze, "study how a trained model works: table, figures and report"),
-    }
+    epilog = "".join(f"  {verb:<10}{summary}\n" for verb, (summary, _) in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="wave-network",
         description="Train, use and share Wave Network text classifiers.",
-        epilog="verbs:\n"
-        + "".join(f"  {verb:<10}{summary}\n" for verb, (_, summary) in verbs.items())
-        + "\n`wave-network VERB --help` explains a verb.",
+        epilog=f"verbs:\n{epilog}\n`wave-network VERB --help` explains a verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"wave-network {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show the whole trace of an error")
-    parser.add_argument("verb", choices=verbs, metavar="VERB", help=", ".join(verbs))
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
     try:
         register()
-        verbs[arguments.verb][0](arguments.rest)
+        globals()[f"run_{arguments.verb}"](arguments.rest)
     except KeyboardInterrupt:
         if arguments.traceback:
             raise
-        sys.stderr.write(f"\nwave-network {arguments.verb}: interrupted.\n")
+        advice = " It goes on with --resume_from_checkpoint last." if arguments.verb == "finetune" else ""
+        sys.stderr.write(f"\nwave-network {arguments.verb}: interrupted.{advice}\n")
         sys.exit(130)  # as shells have it: 128, and the number of the signal
     except Exception as error:
-        if arguments.traceback or not is_of_user(error):
+        cause: BaseException = error
+        while type(cause).__name__.startswith("StrictDataclass") and cause.__cause__ is not None:
+            cause = cause.__cause__  # what is said of a bad value in a config comes wrapped by huggingface_hub
+        is_of_user = isinstance(cause, OSError | ValueError | ImportError) or type(cause).__module__.startswith("httpx")
+        if arguments.traceback or not is_of_user:
             raise
-        sys.stderr.write(f"wave-network {arguments.verb}: {describe_error(error)}\n")
+        message = " ".join(str(cause).split()) or type(cause).__name__
+        sys.stderr.write(f"wave-network {arguments.verb}: {message}\n")
         sys.exit(2)
-
-
-def is_of_user(error: Exception) -> bool:
-    from huggingface_hub.errors import StrictDataclassError
-
-    is_connection = type(error).__module__.startswith("httpx")
-    return is_connection or isinstance(error, (OSError, ValueError, ImportError, StrictDataclassError))
-
-
-def describe_error(error: BaseException) -> str:
-    """The message in one line. A bad value in the config of a model comes wrapped by huggingface_hub."""
-    while type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def parse(verb: str, types: list[Any], words: list[str], first: str | None = None) -> tuple[Any, ...]:
     """
-    The dataclasses of a verb, from `--config FILE.yaml` and the words, which override the file.
-
-    Args:
-        first: The setting that the first word is for, if it has no name: `predict MODEL`.
+    The dataclasses of a verb, from `--config FILE.yaml` and the words, which override the file. `first` is the setting
+    that the first word is for, if it has no name: `predict MODEL`.
     """
     from transformers import HfArgumentParser
 
@@ -106,29 +75,31 @@ def parse(verb: str, types: list[Any], words: list[str], first: str | None = Non
         def error(self, message: str) -> Any:
             raise ValueError(message)
 
-    name = f" {first.upper()}" if first else ""
+    name = verb.partition(" ")[0]
     parser = Parser(
         types,
         prog=f"wave-network {verb}",
-        usage=f"wave-network {verb}{name} [settings]",
-        epilog=f"example: {EXAMPLES[verb.split()[0]]}",
+        usage=f"wave-network {verb} {first.upper() + ' ' if first else ''}[settings]",
+        epilog=f"example: wave-network {name} {VERBS[name][1]}",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=110),
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE.yaml", help="Settings from a file, which the command line overrides.")
-    if verb in COMMON:
-        parser.add_argument("--help_all", action="help", help="Show all settings.")
-        for action in parser._actions:
-            if "--help_all" not in words and action.dest not in (*COMMON[verb], "config", "help", "help_all"):
-                action.help = argparse.SUPPRESS
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings. The command line overrides it.")
+    parser.add_argument("--help_all", action="help", help="Show all settings.")
+    for action in parser._actions:
+        action.option_strings = action.option_strings[:1]  # --help shows one spelling; both are read
+        action.metavar = action.metavar or (None if action.choices else "X")
+        if verb == "finetune" and "--help_all" not in words and action.dest not in COMMON:
+            action.help = argparse.SUPPRESS
+        elif action.default not in (None, False, argparse.SUPPRESS):
+            action.help = f"{action.help} Default: {action.default}."
     if first and words and not words[0].startswith("-"):
         words = [f"--{first}", *words]
-    *settings, left = parser.parse_args_into_dataclasses(
+    *settings, _, left = parser.parse_args_into_dataclasses(
         insert_config(words), return_remaining_strings=True, look_for_args_file=False
     )
-    settings = [each for each in settings if not isinstance(each, argparse.Namespace)]
     if left:
-        options = [option for action in parser._actions for option in action.option_strings]
-        close = difflib.get_close_matches(left[0], options, n=3)
+        close = difflib.get_close_matches(left[0], parser._option_string_actions, n=3)
         raise ValueError(f"unknown setting {left[0]}" + (f"; did you mean {' or '.join(close)}?" if close else "."))
     return tuple(settings)
 
@@ -140,24 +111,25 @@ def insert_config(words: list[str]) -> list[str]:
     import yaml
 
     place = words.index("--config")
-    file = Path(words[place + 1])
+    file = words[place + 1]
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {str(file)!r} is not YAML: {error}") from error
+        raise ValueError(f"--config {file!r} is not YAML: {error}") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"--config {str(file)!r} must hold lines of `name: value`.")
-
-    def as_word(value: Any) -> str:
-        if isinstance(value, bool):  # `no` is a boolean in YAML, and a word in `eval_strategy: no`
-            return "yes" if value else "no"
-        return json.dumps(value) if isinstance(value, dict) else str(value)
-
+        raise ValueError(f"--config {file!r} must hold lines of `name: value`.")
     given: list[str] = []
     for name, value in settings.items():
         if value is not None:
             given += [f"--{name}", *map(as_word, value if isinstance(value, list) else [value])]
     return given + words[:place] + words[place + 2 :]
+
+
+def as_word(value: Any) -> str:
+    """A value in a YAML file as a word: `no` is false there, but may be meant as the word in `eval_strategy: no`."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def run_finetune(words: list[str]) -> None:
@@ -185,10 +157,8 @@ def print_results(folder: Path) -> None:
     metrics = read_json(folder / "metrics.json")
     for split, result in metrics["results"].items():
         interval = f"95 % interval {result['accuracy_low']:.2%} to {result['accuracy_high']:.2%}"
-        print(
-            f"{split}: accuracy {result['accuracy']:.2%} ({interval}, {result['rows']:,} rows), "
-            f"macro F1 {result['macro_f1']:.2%}"
-        )
+        accuracy = f"accuracy {result['accuracy']:.2%} ({interval}, {result['rows']:,} rows)"
+        print(f"{split}: {accuracy}, macro F1 {result['macro_f1']:.2%}")
     if metrics["end"]["reason"] == "early_stopping_patience":
         print(f"Stopped early, after epoch {metrics['end']['epoch']:g}.")
     print(f"Done in {metrics['duration_seconds']:.0f} s. The model, its card and metrics.json are in {folder}")
@@ -229,13 +199,11 @@ def run_analyze(words: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="wave-network analyze",
         description="Studies a trained Wave Network: a table, figures and a report in words.",
-        epilog="studies:\n"
-        + "\n".join(f"  {name:<13}{summary}" for name, summary in STUDIES.items())
-        + "\n\n`wave-network analyze STUDY --help` shows the settings of a study; docs/analysis.md shows each.",
+        epilog="studies:\n" + "\n".join(f"  {name:<13}{summary}" for name, summary in STUDIES.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", choices=STUDIES, metavar="STUDY", help=", ".join(STUDIES))
-    parser.add_argument("settings", nargs=argparse.REMAINDER, metavar="--model MODEL --data DATA", help="see there")
+    parser.add_argument("settings", nargs=argparse.REMAINDER, help="`analyze STUDY --help` shows them")
     arguments = parser.parse_args(words)
     settings = insert_config(arguments.settings)
     parsed = parse(f"analyze {arguments.study}", [AnalyzeArguments, load_study(arguments.study).settings], settings)
