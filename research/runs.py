@@ -76,15 +76,8 @@ def train(
             train_svm(load_text_data(**rows), folder, seed)
         else:
             known, others = split_model(model)
-<<<<<<< HEAD
-            maker: Callable | None = None
-            if kind != "wave" or others:
-                maker = functools.partial(make_model, kind, others)
-            settings = {"seed": seed, "resume_from_checkpoint": "last", **training}
-=======
             maker = None if kind == "wave" and not others else choose_maker(kind, others)
-            settings = {"seed": seed, "resume": checkpoint is not None, **training}
->>>>>>> main
+            settings = {"seed": seed, "resume_from_checkpoint": "last", **training}
             finetune(
                 DataArguments(**rows), ModelArguments(**known), RunArguments(str(folder), **settings), make_model=maker
             )
