@@ -19,17 +19,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from .cuts import CUTS, cut_newest, cut_rows, cut_whole_texts
-from .read import (
-    NUMBER,
-    READERS,
-    check_columns,
-    find_kind,
-    find_label_columns,
-    find_text_columns,
-    read_columns,
-    read_tables,
-    read_texts,
-)
+from .read import NUMBER, READERS, check_columns, find_columns, find_kind, read_columns, read_tables, read_texts
 
 __all__ = ["TextData", "load_text_data", "read_texts"]
 
@@ -257,23 +247,6 @@ def read_source(source: list[Path] | Dataset) -> pa.Table:
         raise ValueError(f"{list(map(str, source))} must hold one kind of value in each column: {error}") from error
 
 
-def find_columns(
-    table: pa.Table, text_columns: Sequence[str] | None, label_column: str | None
-) -> tuple[list[str], str]:
-    names = table.column_names
-    labels = [name for name in find_label_columns(names) if name not in (text_columns or ())]
-    if label_column is not None:
-        check_columns("label_column", [label_column], names)
-        labels = [label_column]
-    text_columns = find_text_columns(table, text_columns, labels)
-    labels = labels or [name for name in names if name not in text_columns]
-    if len(labels) != 1:
-        raise ValueError(f"`label_column` must be given: the columns are {names}, and {labels} may hold the label.")
-    if labels[0] in text_columns:
-        raise ValueError(f"`label_column` must not be a text column, got {labels[0]!r}.")
-    return text_columns, labels[0]
-
-
 def find_declared_names(table: pa.Table, label_column: str) -> list[str]:
     """The label names of a `ClassLabel`, which datasets keeps in the schema (of Parquet files too)."""
     feature = Features.from_arrow_schema(table.schema).get(label_column)
@@ -324,7 +297,7 @@ def take_rows(rows: Rows, indices: Sequence[int]) -> Rows:
     return {name: [values[index] for index in indices] for name, values in rows.items()}
 
 
-def index_labels(splits: dict[str, Rows], declared: list[str] | None) -> list[str]:
+def index_labels(splits: dict[str, Rows], declared: list[str]) -> list[str]:
     """Puts indices in place of the labels of all splits, and returns the names in label order."""
     for split, rows in splits.items():
         missing = [row for row, label in enumerate(rows["label"], start=1) if label is None]
@@ -333,10 +306,10 @@ def index_labels(splits: dict[str, Rows], declared: list[str] | None) -> list[st
                 f"Every row of the {split} split must have a label; it is missing in {len(missing)} of "
                 f"{len(rows['label'])}, such as the rows {missing[:10]} (counted from 1)."
             )
-        if are_integers(rows["label"]) and not set(rows["label"]) <= set(declared or ()):
-            names = dict(enumerate(declared or ()))
+        if are_integers(rows["label"]) and not set(rows["label"]) <= set(declared):
+            by_integer = dict(enumerate(declared))
             integers = [int(Decimal(label)) for label in rows["label"]]
-            rows["label"] = [names.get(integer, str(integer)) for integer in integers]
+            rows["label"] = [by_integer.get(integer, str(integer)) for integer in integers]
     trained = set(splits["train"]["label"])
     if not declared and all(map(NUMBER.fullmatch, trained)) and any(float(label) % 1 for label in trained):
         raise ValueError(f"Labels must be integers or names, for classification, got {sorted(trained)[:5]}.")
@@ -376,8 +349,8 @@ def cut_validation(rows: Rows, cut: str, fraction: float, seed: int) -> tuple[li
 
 
 def make_dataset(rows: Rows, label_names: list[str]) -> Dataset:
-    texts = {name: Value("string") for name in ("text", "text_pair") if name in rows}
-    features = Features({**texts, "label": ClassLabel(names=label_names)})
+    features = Features({name: Value("string") for name in ("text", "text_pair") if name in rows})
+    features["label"] = ClassLabel(names=label_names)
     return Dataset.from_dict({name: rows[name] for name in features}, features=features)
 
 

@@ -127,11 +127,8 @@ def read_lines(path: Path, batch_size: int) -> Iterator[pa.Table]:
 
 
 READERS: dict[str, Callable[[Path, int], Iterator[pa.Table]]] = {
-    ".csv": read_csv,
-    ".tsv": read_csv,
-    ".json": read_json,
-    ".jsonl": read_json,
-    ".ndjson": read_json,
+    **dict.fromkeys((".csv", ".tsv"), read_csv),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), read_json),
     ".parquet": read_parquet,
     ".txt": read_lines,
 }
@@ -139,6 +136,24 @@ READERS: dict[str, Callable[[Path, int], Iterator[pa.Table]]] = {
 
 def find_label_columns(names: Sequence[str]) -> list[str]:
     return [name for name in names if name.lower() in LABEL_COLUMNS]
+
+
+def find_columns(
+    table: pa.Table, text_columns: Sequence[str] | None, label_column: str | None
+) -> tuple[list[str], str]:
+    """The text columns and the label column: given, or with a usual name, or else the only ones that it can be."""
+    names = table.column_names
+    labels = [name for name in find_label_columns(names) if name not in (text_columns or ())]
+    if label_column is not None:
+        check_columns("label_column", [label_column], names)
+        labels = [label_column]
+    text_columns = find_text_columns(table, text_columns, labels)
+    labels = labels or [name for name in names if name not in text_columns]
+    if len(labels) != 1:
+        raise ValueError(f"`label_column` must be given: the columns are {names}, and {labels} may hold the label.")
+    if labels[0] in text_columns:
+        raise ValueError(f"`label_column` must not be a text column, got {labels[0]!r}.")
+    return text_columns, labels[0]
 
 
 def find_text_columns(table: pa.Table, given: Sequence[str] | None, labels: Sequence[str]) -> list[str]:
