@@ -42,9 +42,15 @@ FLOORS = {
     "research": 4,
 }
 SIDEWAYS = {("modeling_wave", "configuration")}
-# Private names of torch, transformers and accelerate that the package uses, at most eight, each for want of a public one.
+# The private names of torch and transformers that the package uses: at most eight, where there is no public one.
 PRIVATE = {
-    "_are_functorch_transforms_active": "torch has no public word on whether a transform of torch.func is at work",
+    "_are_functorch_transforms_active": "whether a transform of torch.func is at work",
+    "_determine_best_metric": "of two equal epochs Trainer keeps the first, which has learned less",
+    "_get_eval_sampler": "before transformers 5.16 each process has its own order of texts by length",
+    "_get_output_dir": "where a checkpoint goes, which has the averaged weights beside it",
+    "_get_train_sampler": "an order of texts by length that is the same after resuming",
+    "_load_from_checkpoint": "a run that had stopped early is finished by its best checkpoint",
+    "_save_checkpoint": "a checkpoint holds the averaged weights",
 }
 # Names that their documentation tells authors of models, modules and arguments to define.
 HOOKS = {
@@ -127,12 +133,10 @@ def find_private(tree: ast.AST) -> Iterator[str]:
     own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     of_super = {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("super()", "parser")
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "super()"
     }
     for node in ast.walk(tree):
-        names = [node.attr] if isinstance(node, ast.Attribute) else []
+        names = [node.attr] if isinstance(node, ast.Attribute) and ast.unparse(node.value) != "parser" else []
         if isinstance(node, ast.ImportFrom):
             names = [alias.name for alias in node.names] + (node.module or "").split(".")
         for name in names:
