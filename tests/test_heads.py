@@ -1,14 +1,11 @@
 """The heads beside the sequence classifier: their losses, padding, packing, training, and each other's checkpoints."""
 
 import logging
-import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
-from small_runs import write_data
 from torch.nn.functional import cross_entropy, pad
 from torch.utils.data import Dataset
 from transformers import (
@@ -397,14 +394,3 @@ def test_positions_of_one_axis_are_those_of_every_choice():
 def test_packed_choices_are_refused():
     with pytest.raises(ValueError, match="`cu_seq_lens` must be None for multiple choice"):
         build(WaveForMultipleChoice)(torch.tensor([[[5, 9, 2]]]), cu_seq_lens=torch.tensor([0, 1, 3]))
-
-
-def test_the_example_runs(tmp_path, capsys):
-    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "heads.py"))
-    (tmp_path / "data").mkdir()
-    example["main"](
-        ["--dataset", str(write_data(tmp_path / "data")), "--steps", "2", "--output_dir", f"{tmp_path}/run"]
-    )
-    printed = capsys.readouterr().out
-    assert "WaveForQuestionAnswering: new weights are qa_outputs.bias, qa_outputs.weight" in printed
-    assert "the prime" in printed

@@ -96,3 +96,15 @@ def test_with_it_a_dog_that_bites_a_man_is_not_a_man_that_bites_a_dog():
         assert (dog - man).abs().max() > 1e-3
         dog, man = build(wave_operation=operation, conv_kernel_size=None)(texts).logits
         torch.testing.assert_close(dog, man, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("fill", [0.0, float("nan"), float("inf")])
+def test_nothing_that_stands_at_padding_reaches_a_token(fill):
+    module = make_convolution(5)
+    x_BLD = torch.randn(1, 4, 6, dtype=torch.float64)
+    padded = torch.nn.functional.pad(x_BLD, (0, 0, 2, 3), value=fill).requires_grad_()
+    mask = torch.nn.functional.pad(torch.ones(1, 4), (2, 3))
+    result = module(padded, tokens_of(padded, mask))[:, 2:6]
+    torch.testing.assert_close(result[0], convolve_by_hand(x_BLD[0], module), **CLOSE[torch.float64])
+    result.sum().backward()
+    assert (padded.grad[mask == 0] == 0).all()
