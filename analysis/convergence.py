@@ -8,7 +8,7 @@ time of training alone: forward, backward and optimizer.
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,10 +16,9 @@ import numpy as np
 import torch
 
 from .figures import GREY, new_figure, plot_runs
-from .study import Experiment, Picture, Result, Study
-from .trainings import CONTENDERS, PAPER, Contender, TrainingSettings, describe_bert, draw_batches, run_trainings
+from .study import Experiment, Picture, Result, Study, setting
+from .trainings import Contender, TrainingSettings, describe_bert, draw_batches, run_trainings
 
-TARGETS = (50, 80)  # accuracies (%), whose first time is told
 TEXTS_AT_ONCE = 64
 
 
@@ -27,20 +26,16 @@ TEXTS_AT_ONCE = 64
 class ConvergenceSettings(TrainingSettings):
     """How long to train, and how often to measure."""
 
-    _argument_group_name = "convergence"
-
-    batches: int = field(default=150, metadata={"help": "Batches to train each model for. With --paper: 500."})
-    every: int = field(default=10, metadata={"help": "Batches between two measurements of the accuracy."})
-    batch_size: int = field(default=16, metadata={"help": "Texts in a batch. With --paper: 64."})
-    test_texts: int = field(
-        default=256, metadata={"help": "Texts on which the accuracy is measured, at most. With --paper: 7600."}
-    )
+    batches: int = setting("Batches to train each model for. The paper: 500.", 150)
+    every: int = setting("Batches between two measurements of the accuracy.", 10)
+    batch_size: int = setting("Texts in a batch. The paper: 64.", 16)
+    test_texts: int = setting("Texts on which the accuracy is measured, at most.", 256)
 
 
 def measure_convergence(experiment: Experiment, settings: ConvergenceSettings) -> Result:
     """
     A row for each model. Details: `curves`, by model: `batches`, after how many the accuracy was measured; `accuracy`,
-    in percent, and `seconds` of training until then, a list for each seed; `test_texts`, `hidden_size`.
+    in percent, and `seconds` of training until then, a list for each seed; `test_texts`.
     """
     found = run_trainings(experiment, settings, partial(train, experiment, settings))
     table, curves = [], {}
@@ -49,26 +44,24 @@ def measure_convergence(experiment: Experiment, settings: ConvergenceSettings) -
             key: [part[key] for part in parts] for key in ("accuracy", "seconds")
         }
         table.append({"model": name, "parameters": parts[0]["parameters"]} | summarise(curves[name]))
-    width = settings.hidden_size or experiment.model.config.hidden_size
-    tests = min(settings.test_texts, len(experiment.held_out))
-    return Result(table, {"curves": curves, "test_texts": tests, "hidden_size": width})
+    return Result(table, {"curves": curves, "test_texts": min(settings.test_texts, len(experiment.held_out))})
 
 
 def train(experiment: Experiment, settings: ConvergenceSettings, contender: Contender, seed: int) -> dict[str, Any]:
     """One training of a model: its accuracies, after how many batches, and after how many seconds."""
     rows, tests = experiment.data.train, experiment.draw_rows(settings.test_texts)
-    batches = draw_batches(len(rows), settings.batch_size, settings.batches, seed)
+    batches = draw_batches(rows, settings.batch_size, settings.batches, seed)
     found: dict[str, Any] = {"parameters": contender.model.num_parameters()}
     found |= {"batches": [0], "accuracy": [measure_accuracy(contender, tests, settings.max_length)], "seconds": [0.0]}
     spent = 0.0
     for place, batch in enumerate(batches, start=1):
-        inputs = contender.encode(rows[batch], settings.max_length)
+        inputs = contender.encode(batch, settings.max_length)
         contender.model.train()
         start = read_clock(contender.model.device)
         contender.model(**inputs).loss.backward()
         contender.step()
         spent += read_clock(contender.model.device) - start
-        if place % settings.every == 0 or place == len(batches):
+        if place % settings.every == 0 or place == settings.batches:
             found["batches"].append(place)
             found["accuracy"].append(measure_accuracy(contender, tests, settings.max_length))
             found["seconds"].append(spent)
@@ -95,10 +88,10 @@ def measure_accuracy(contender: Contender, tests: Any, max_length: int) -> float
 
 
 def summarise(curve: dict[str, list[Any]]) -> dict[str, Any]:
-    """The row of a model: how fast, how far, and when it first came to the targets; means over the seeds."""
+    """The row of a model: how fast and how far; means over the seeds."""
     last = [accuracies[-1] for accuracies in curve["accuracy"]]
     per_batch = [1000 * seconds[-1] / curve["batches"][-1] for seconds in curve["seconds"]]
-    row = {
+    return {
         "trainings": len(last),
         "batches": curve["batches"][-1],
         "ms per batch": float(np.mean(per_batch)),
@@ -106,15 +99,6 @@ def summarise(curve: dict[str, list[Any]]) -> dict[str, Any]:
         "accuracy (%)": float(np.mean(last)),
         "standard deviation (points)": find_deviation(last),
     }
-    for target in TARGETS:
-        is_there = np.array(curve["accuracy"]) >= target
-        first = is_there.argmax(axis=1)
-        # A mean over the trainings that came there would favour a model that rarely does.
-        is_told = bool(is_there.any(axis=1).all())
-        seconds = np.array(curve["seconds"])[range(len(first)), first]
-        row[f"batches to {target} %"] = float(np.mean(np.array(curve["batches"])[first])) if is_told else None
-        row[f"seconds to {target} %"] = float(np.mean(seconds)) if is_told else None
-    return row
 
 
 def find_deviation(values: list[float]) -> float | None:
@@ -128,7 +112,7 @@ def draw_convergence(record: dict[str, Any], result: Result) -> Iterator[Picture
         12,
         6,
         f"{data['name']}, {data['held_out_split']}: {result.details['test_texts']:,} texts; {trainings} trainings of "
-        f"each model, width {result.details['hidden_size']:,}; {record['device']}",
+        f"each model, width {record['model']['hidden_size']:,}; {record['device']}",
     )
     by_batches, by_time = figure.subplots(1, 2, sharey=True)
     for name, curve in result.details["curves"].items():
@@ -160,19 +144,13 @@ def describe_convergence(record: dict[str, Any], result: Result) -> str:
         times = (
             "" if row is wave else f" {row['ms per batch'] / wave['ms per batch']:.1f} times the time of modulation."
         )
-        reached = [
-            f"{target} % after {row[f'batches to {target} %']:.0f} batches"
-            if row[f"batches to {target} %"] is not None
-            else f"{target} % not in all trainings"
-            for target in TARGETS
-        ]
-        sentences.append(f"- **{row['model']}**: {row['accuracy (%)']:.1f}{beside} %; {', '.join(reached)}.{times}")
+        sentences.append(f"- **{row['model']}**: {row['accuracy (%)']:.1f}{beside} %.{times}")
     error = 100 * math.sqrt(0.25 / result.details["test_texts"])
     return (
         f"Test accuracy after {wave['batches']:,} batches of {record['settings']['batch_size']} texts, mean ± standard "
         f"deviation of {wave['trainings']} trainings:\n\n" + "\n".join(sentences) + "\n\n"
         f"On other test texts each accuracy would differ by a standard error of up to {error:.1f} points. "
-        f"{describe_bert(record, result.details['hidden_size'])}"
+        f"{describe_bert(record)}"
     )
 
 
@@ -182,6 +160,5 @@ STUDY = Study(
     measure=measure_convergence,
     draw=draw_convergence,
     describe=describe_convergence,
-    paper=PAPER | {"batches": 500, "batch_size": 64, "test_texts": 7600},
     lengths=("max_length",),
 )

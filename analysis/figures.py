@@ -8,9 +8,8 @@ import numpy as np
 
 # The colours of Okabe and Ito, which colour-blind readers can tell apart. Markers and dashes differ too, for print
 # without colours. A model looks the same in every figure.
-BLUE, SKY, VERMILION, PURPLE = "#0072B2", "#56B4E9", "#D55E00", "#CC79A7"
-GREY, BLACK = "#666666", "#000000"
-LOOKS: dict[str, dict[str, str]] = {
+BLUE, SKY, VERMILION, GREY, BLACK = "#0072B2", "#56B4E9", "#D55E00", "#666666", "#000000"
+LOOKS: dict[str, dict[str, Any]] = {
     "Wave, modulation": {"color": BLUE, "marker": "o", "linestyle": "-"},
     "Wave, interference": {"color": SKY, "marker": "s", "linestyle": "--"},
     "Transformer layer": {"color": VERMILION, "marker": "^", "linestyle": "-."},
@@ -18,8 +17,8 @@ LOOKS: dict[str, dict[str, str]] = {
 }
 
 
-def new_figure(width: float, height: float, title: str = "") -> Any:
-    """An empty figure, sizes in inches; it needs no screen. Words from data stay words: a `$` starts no formula."""
+def new_figure(width: float, height: float, title: str) -> Any:
+    """An empty figure, sizes in inches; it needs no screen. A `$` in a title starts no formula."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -34,8 +33,7 @@ def plot_runs(axes: Any, places: Sequence[float], runs: Sequence[Sequence[float]
     # A logarithmic axis has no place for zero: there the band ends at the smallest run.
     low = np.where(spread < middle, middle - spread, values.min(axis=0))
     axes.fill_between(places, low, middle + spread, color=LOOKS[name]["color"], alpha=0.15, linewidth=0)
-    step = max(1, len(places) // 10)
-    axes.plot(places, middle, label=name, markersize=4, linewidth=1.6, markevery=step, **LOOKS[name])
+    axes.plot(places, middle, label=name, markersize=4, markevery=max(1, len(places) // 10), **LOOKS[name])
 
 
 def save_figure(figure: Any, path: Path) -> None:

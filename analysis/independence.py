@@ -1,39 +1,34 @@
 """The study `independence`: how far the dimensions of the embedding stay apart, in the layer and in the table of words.
 
 In the lift and in the superposition no dimension sees another (2411.06989; docs/maths.md, section 6): the Jacobian
-between two of them is exactly zero. The linear maps and the normalisation around them do mix dimensions. The off-diagonal
-share of a Jacobian says how much: the part of the sum of its squares that joins two different dimensions. It is 0 if
-each dimension stays with itself, and `1 - 1 / D` if all D are mixed alike.
+between two of them is exactly zero. The linear maps and the normalisation around them do mix dimensions. The
+off-diagonal share of a Jacobian says how much: the part of the sum of its squares that joins two different dimensions.
+It is 0 if each dimension stays with itself, and `1 - 1 / D` if all D are mixed alike.
 
-In the table of words two dimensions depend on each other as far as they are correlated over its rows. The mutual
-coherence (Donoho and Huo, 2001) is the largest absolute cosine between two of them.
+In the table of words two dimensions depend on each other as far as they are correlated over its rows.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
-from ..modeling_wave.embeddings_wave import WaveTokens
 from ..modeling_wave.ops_wave import lift, superpose
 from .figures import BLACK, BLUE, VERMILION, new_figure
-from .study import Experiment, Picture, Result, Settings, Study, find_embeddings, find_variants
+from .study import Experiment, Picture, Result, Settings, Study, find_embeddings, find_variants, setting
 from .trainings import make_bert_shape
 
-CORNER = 48  # dimensions of a Jacobian that are drawn
-AT_ONCE = 64  # rows that are differentiated at once
+AT_ONCE = 64  # rows of a Jacobian that are computed at once
 MAPS = ("lift", "superposition", "linear map to the variants")
 MAPS += ("wave layer without its residual", "wave layer", "layer of BERT")
-SHARE, TOKENS = "off-diagonal share (%)", "from other tokens (%)"
-MEAN, EFFECT = "correlation, mean of the absolute", "dimensions in effect"
+SHARE, ALIKE, TOKENS = "off-diagonal share (%)", "if all mix alike (%)", "from other tokens (%)"
+MEAN, LARGEST = "correlation, mean of the absolute", "correlation, largest absolute"
 WAVE, BERT, RANDOM = "Wave Network's table", "BERT's table", "random table"
 # The columns of the table: a Jacobian fills in the first ones, a table of words the last ones.
-COLUMNS = ("of", "dimensions", "texts or words", SHARE, "if all mix alike (%)", TOKENS)
-COLUMNS += (MEAN, "correlation, largest absolute", "mutual coherence", EFFECT)
+COLUMNS = ("of", "dimensions", "texts or words", SHARE, ALIKE, TOKENS, MEAN, LARGEST)
 
 Map = Callable[[torch.Tensor], torch.Tensor]
 
@@ -42,35 +37,27 @@ Map = Callable[[torch.Tensor], torch.Tensor]
 class IndependenceSettings(Settings):
     """How much to measure."""
 
-    _argument_group_name = "independence"
-
-    texts: int = field(default=4, metadata={"help": "Texts at which Jacobians are taken. With --paper: 32."})
-    max_length: int = field(default=32, metadata={"help": "Tokens to which these are cut. With --paper: 128."})
+    texts: int = setting("Texts at which Jacobians are taken.", 4)
+    max_length: int = setting("Tokens to which these are cut.", 32)
 
 
 def measure_independence(experiment: Experiment, settings: IndependenceSettings) -> Result:
-    """
-    A row for each Jacobian and each table of words. Details: `corners`, by the name of a Jacobian, the squares of its
-    first dimensions, summed over tokens and texts and divided by their largest sum: rows are outputs, columns inputs,
-    shape (48, 48) at most; `bert_shape`, width and layers of the BERT.
-    """
+    """A row for each Jacobian and each table of words. Details: `bert_shape`, width and layers of the BERT."""
     model, given = experiment.model, experiment.arguments.bert
     bert = experiment.load_bert(2, **make_bert_shape(768, 12)).eval()
     rows = experiment.draw_rows(settings.texts)[:]
-    ids = experiment.encode(rows, settings.max_length)
-    bert_ids = ids
+    ids = bert_ids = experiment.encode(rows, settings.max_length)
     if given is not None:
         bert_ids = experiment.encode(rows, settings.max_length, AutoTokenizer.from_pretrained(given))
-    table, corners = [], {}
+    table = []
     for name in tqdm(MAPS, unit=" Jacobians"):
-        who, texts = (bert, bert_ids) if "BERT" in name else (model, ids)
-        row, corners[name] = measure_jacobian(name, who, texts, experiment.seed)
-        table.append(row)
+        who = (bert, bert_ids) if "BERT" in name else (model, ids)
+        table.append(measure_jacobian(name, *who, experiment.seed))
     words = find_table(model)
     tables = {WAVE: words, BERT: find_table(bert), RANDOM: torch.randn(words.shape, dtype=torch.float64)}
     table += [measure_table(name, table_VD) for name, table_VD in tables.items()]
     shape = {"hidden_size": bert.config.hidden_size, "num_hidden_layers": bert.config.num_hidden_layers}
-    return Result(table, {"corners": corners, "bert_shape": shape})
+    return Result(table, {"bert_shape": shape})
 
 
 # The Jacobians.
@@ -87,9 +74,9 @@ def find_map(name: str, model: Any, ids: list[int]) -> tuple[Map, torch.Tensor]:
         return model.base_model.encoder.layer[0], x_1LD
     layer = model.base_model.layers[0]
     if name == "wave layer":
-        return lambda x_BLD: layer(x_BLD, WaveTokens()), x_1LD
+        return layer, x_1LD
     if name == "wave layer without its residual":
-        return lambda x_BLD: layer.mixing(x_BLD, WaveTokens()), x_1LD
+        return layer.mixing, x_1LD
     if name == "linear map to the variants":
         return layer.mixing.variants, x_1LD
     variants_1LE = find_variants(model, input_ids)
@@ -98,20 +85,17 @@ def find_map(name: str, model: Any, ids: list[int]) -> tuple[Map, torch.Tensor]:
     return lambda v_BLE: superpose(v_BLE, None, config.wave_operation, config.magnitude), variants_1LE
 
 
-def measure_jacobian(name: str, model: Any, texts: list[list[int]], seed: int) -> tuple[dict[str, Any], list]:
-    """The row of a Jacobian, over all texts, and the corner of it that is drawn."""
+def measure_jacobian(name: str, model: Any, texts: list[list[int]], seed: int) -> dict[str, Any]:
+    """The row of a Jacobian, over all texts."""
     dimensions, generator = model.config.hidden_size, torch.Generator().manual_seed(seed)
     energy_DD, of_others = torch.zeros(dimensions, dimensions, dtype=torch.float64), 0.0
     for ids in texts:
         energy, others = differentiate(*find_map(name, model, ids), dimensions, generator)
         energy_DD, of_others = energy_DD + energy, of_others + others
     total = float(energy_DD.sum())
-    off_diagonal = float(energy_DD.clone().fill_diagonal_(0).sum())
-    values = [name, dimensions, len(texts), 100 * off_diagonal / total]
-    values += [100 * (1 - 1 / dimensions), 100 * of_others / total]
-    corner = (energy_DD[:CORNER, :CORNER] / energy_DD.max()).tolist()
-    row = dict.fromkeys(COLUMNS) | dict(zip(COLUMNS, values, strict=False))
-    return row, [[float(f"{value:.3g}") for value in line] for line in corner]
+    off_diagonal = float(energy_DD.fill_diagonal_(0).sum())
+    row = {"of": name, "dimensions": dimensions, "texts or words": len(texts), SHARE: 100 * off_diagonal / total}
+    return dict.fromkeys(COLUMNS) | row | {ALIKE: 100 * (1 - 1 / dimensions), TOKENS: 100 * of_others / total}
 
 
 def differentiate(
@@ -155,48 +139,31 @@ def find_table(model: Any) -> torch.Tensor:
 
 
 def measure_table(name: str, table_VD: torch.Tensor) -> dict[str, Any]:
-    """The row of a table of words. As many uncorrelated dimensions "in effect" would spread the variance alike."""
+    """The row of a table of words: how far two different dimensions are correlated; 0 with a constant one."""
     words, dimensions = table_VD.shape
-    correlations = find_cosines(table_VD - table_VD.mean(dim=0)).abs()
-    variances = torch.linalg.eigvalsh(torch.cov(table_VD.T)).clamp(min=0)
-    effect = variances.sum() ** 2 / variances.square().sum()
-    values = [correlations.mean(), correlations.max(), find_cosines(table_VD).abs().max(), effect]
-    row = dict.fromkeys(COLUMNS) | {"of": name, "dimensions": dimensions, "texts or words": words}
-    return row | dict(zip(COLUMNS[-4:], map(float, values), strict=True))
-
-
-def find_cosines(table_VD: torch.Tensor) -> torch.Tensor:
-    """The cosines between each two different columns, shape (D (D - 1) / 2,); 0 with a column of zeros."""
-    unit_VD = torch.nn.functional.normalize(table_VD, dim=0)
-    above = torch.triu_indices(table_VD.shape[1], table_VD.shape[1], offset=1)
-    return (unit_VD.T @ unit_VD)[above[0], above[1]].clamp(-1, 1)
+    correlations_DD = torch.corrcoef(table_VD.T).nan_to_num().abs().fill_diagonal_(0)
+    mean = float(correlations_DD.sum()) / (dimensions * (dimensions - 1))
+    row = {"of": name, "dimensions": dimensions, "texts or words": words}
+    return dict.fromkeys(COLUMNS) | row | {MEAN: mean, LARGEST: float(correlations_DD.max())}
 
 
 def draw_independence(record: dict[str, Any], result: Result) -> Iterator[Picture]:
-    from matplotlib import colormaps
-    from matplotlib.colors import LogNorm
-
-    texts, length = result.table[0]["texts or words"], record["settings"]["max_length"]
-    figure = new_figure(
-        13, 8, f"{record['model']['name']} and {name_bert(record, result)}; {texts} texts of up to {length} tokens"
-    )
-    panels = figure.subplots(2, 3, sharex=True, sharey=True)
-    colours = colormaps["viridis_r"].with_extremes(bad="white")
-    for axes, row in zip(panels.flat, result.table, strict=False):
-        squares = np.ma.masked_equal(np.array(result.details["corners"][row["of"]]), 0)
-        image = axes.imshow(squares, norm=LogNorm(1e-6, 1), cmap=colours, interpolation="nearest")
-        colour = VERMILION if "BERT" in row["of"] else BLUE if row[SHARE] == 0 else BLACK
-        axes.set_title(f"{row['of']}\n{format_share(row[SHARE])} off the diagonal", color=colour)
-    for axes in panels[-1]:
-        axes.set_xlabel("dimension that changes")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("dimension that answers")
-    figure.colorbar(image, ax=panels, label="how strongly (square, of the largest)", extend="min", shrink=0.7)
+    rows = [row for row in result.table if row[SHARE] is not None]
+    figure = new_figure(11, 5, f"{record['model']['name']} and {name_bert(record, result)}")
+    axes = figure.add_subplot()
+    names, shares = [row["of"] for row in rows], [row[SHARE] for row in rows]
+    bars = axes.barh(names, shares, color=[VERMILION if "BERT" in name else BLUE for name in names])
+    axes.bar_label(bars, list(map(format_share, shares)), padding=4)
+    axes.plot([row[ALIKE] for row in rows], names, "|", color=BLACK, markersize=22, label="if all dimensions mix alike")
+    axes.set(xlim=(0, 118), xlabel="off-diagonal share (%)")
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center")
     yield Picture(
         "independence",
         figure,
-        f"If one dimension of the input changes a little, which dimensions of the output answer? The first {CORNER} of "
-        "them. A line from corner to corner: each dimension answers to itself alone. White: exactly not at all.",
+        "If one dimension of the input changes a little, how much of the change in the output is in other dimensions? "
+        "0 %: dimensions are independent. The mark: each dimension touches all others as much as itself.",
     )
 
 
@@ -223,14 +190,12 @@ def describe_independence(record: dict[str, Any], result: Result) -> str:
         f"{shares['superposition']}: here dimensions are independent. Around them they are not. The linear map has "
         f"{shares['linear map to the variants']} between two dimensions, what the layer adds to its input "
         f"{shares['wave layer without its residual']}; a map that mixes all dimensions alike has "
-        f"{layer['if all mix alike (%)']:.3g} %. The whole layer has {shares['wave layer']}, since its residual "
+        f"{layer[ALIKE]:.3g} %. The whole layer has {shares['wave layer']}, since its residual "
         f"connection keeps dimensions in place. The first layer of {name_bert(record, result)} has "
         f"{shares['layer of BERT']}. From other tokens come {layer[TOKENS]:.3g} % of the squares in the wave layer and "
         f"{bert_layer[TOKENS]:.3g} % in BERT's.{random_weights}\n\n"
         f"**In the table of words.** Two dimensions of the Wave Network are correlated by {wave[MEAN]:.3f} (mean of the "
-        f"absolute), of BERT by {bert[MEAN]:.3f}, of a random table by {random[MEAN]:.3f}. So its {wave['dimensions']} "
-        f"dimensions spread the variance as {wave[EFFECT]:.1f} uncorrelated ones would; BERT's {bert['dimensions']} as "
-        f"{bert[EFFECT]:.1f}."
+        f"absolute), of BERT by {bert[MEAN]:.3f}, of a random table by {random[MEAN]:.3f}."
     )
 
 
@@ -240,6 +205,5 @@ STUDY = Study(
     measure=measure_independence,
     draw=draw_independence,
     describe=describe_independence,
-    paper={"texts": 32, "max_length": 128},
     lengths=("max_length",),
 )

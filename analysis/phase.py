@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..modeling_wave.ops_wave import lift
 from .figures import BLACK, BLUE, VERMILION, new_figure
-from .study import Experiment, Picture, Result, Settings, Study, find_variants
+from .study import Experiment, Picture, Result, Settings, Study, find_variants, setting
 
 NEAR = 0.1  # of pi / 2, in radians
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -30,18 +30,16 @@ PI_TICKS = ([0, math.pi / 4, math.pi / 2, 3 * math.pi / 4, math.pi], ["0", "π/4
 class PhaseSettings(Settings):
     """How much to measure."""
 
-    _argument_group_name = "phase"
-
     lengths: list[int] = field(
         default_factory=lambda: [4, 8, 16, 32, 64, 128, 256, 512],
         metadata={"help": "Lengths in tokens, [CLS] and [SEP] included, to which texts are cut."},
     )
-    texts: int = field(default=64, metadata={"help": "Texts at each length, at most: those that are long enough."})
+    texts: int = setting("Texts at each length, at most: those that are long enough.", 64)
 
 
 def measure_phase(experiment: Experiment, settings: PhaseSettings) -> Result:
     """A row for each length and magnitude. No details."""
-    rows = experiment.draw_rows(len(experiment.held_out))
+    rows = experiment.draw_rows()
     encoded = experiment.encode(rows[:], max(settings.lengths))
     table = []
     for length in tqdm(sorted(set(settings.lengths)), unit=" lengths"):

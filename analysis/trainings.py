@@ -1,26 +1,25 @@
 """The models that the studies train and compare: two Wave Networks, a Transformer layer and BERT.
 
 All of them read the same texts in the same order with the same optimizer. The Wave Networks have the settings of the
-model that is studied, but for the superposition. The Transformer layer is a BERT of one layer. In the paper (2411.02674,
-section 5) it has the token embeddings of a trained BERT, and so it has here if `bert` names one.
+model that is studied, but for the superposition. The Transformer layer is a BERT of one layer. In the paper
+(2411.02674, section 5) it has the token embeddings of a trained BERT, and so it has here if `bert` names one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, BertForSequenceClassification, PreTrainedTokenizerBase, set_seed
 
 from ..modeling_wave import WaveForSequenceClassification
 from .figures import LOOKS
-from .study import Experiment, Settings, list_texts
+from .study import Experiment, Settings, list_texts, setting
 
 CONTENDERS = tuple(LOOKS)
-PAPER = {"seeds": 5, "hidden_size": 768}
 LARGEST_GRADIENT_NORM = 1.0
 # The paper fine-tunes a trained BERT with 2e-5, which does not move random weights.
 RATE_OF_TRAINED_BERT, RATE_OF_NEW_BERT = 2e-5, 1e-4
@@ -28,17 +27,11 @@ RATE_OF_TRAINED_BERT, RATE_OF_NEW_BERT = 2e-5, 1e-4
 
 @dataclass
 class TrainingSettings(Settings):
-    """What the studies that train have in common."""
+    """What the studies that train have in common. The paper: 500 batches."""
 
-    seeds: int = field(default=3, metadata={"help": "Trainings of each model. With --paper: 5."})
-    max_length: int = field(default=64, metadata={"help": "Tokens to which texts are cut."})
-    hidden_size: int | None = field(
-        default=None, metadata={"help": "Width of all models. Default: that of the model. With --paper: 768."}
-    )
-    learning_rate: float = field(default=1e-3, metadata={"help": "That of all models but BERT, constant."})
-    bert_learning_rate: float | None = field(
-        default=None, metadata={"help": "That of BERT. Default: 2e-5 for a trained one, 1e-4 for random weights."}
-    )
+    seeds: int = setting("Trainings of each model.", 3)
+    max_length: int = setting("Tokens to which texts are cut.", 64)
+    learning_rate: float = setting("Constant. BERT has 2e-5, as in the paper, or 1e-4 if its weights are new.", 1e-3)
 
 
 class Contender(NamedTuple):
@@ -65,26 +58,23 @@ class Contender(NamedTuple):
 def build(experiment: Experiment, settings: TrainingSettings, name: str) -> Contender:
     """A contender by its name, with AdamW at a constant rate: the paper states neither optimizer nor schedule."""
     num_labels, given = len(experiment.data.label_names), experiment.arguments.bert
-    width, tokenizer = settings.hidden_size or experiment.model.config.hidden_size, experiment.tokenizer
-    rate = settings.learning_rate
+    config, tokenizer, rate = deepcopy(experiment.model.config), experiment.tokenizer, settings.learning_rate
     if name == "BERT":
-        rate = settings.bert_learning_rate or (RATE_OF_TRAINED_BERT if given else RATE_OF_NEW_BERT)
+        rate = RATE_OF_TRAINED_BERT if given else RATE_OF_NEW_BERT
     if name.startswith("Wave"):
-        config = deepcopy(experiment.model.config)
-        config.wave_operation, config.hidden_size = name.removeprefix("Wave, "), width
-        config.num_labels = num_labels
+        config.wave_operation, config.num_labels = name.removeprefix("Wave, "), num_labels
         model = WaveForSequenceClassification(config)
     elif given is None:
         tokens = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         positions = {"max_position_embeddings": max(512, settings.max_length)}
-        shape = make_bert_shape(width, 12 if name == "BERT" else 1)
+        shape = make_bert_shape(config.hidden_size, 12 if name == "BERT" else 1)
         model = experiment.load_bert(num_labels, **shape, **tokens, **positions)
     else:
         model, tokenizer = experiment.load_bert(num_labels), AutoTokenizer.from_pretrained(given)
         if name != "BERT":
-            config = deepcopy(model.config)
+            config, embeddings = deepcopy(model.config), model.bert.embeddings
             config.num_hidden_layers = 1
-            embeddings, model = model.bert.embeddings, BertForSequenceClassification(config)
+            model = BertForSequenceClassification(config)
             model.bert.embeddings = embeddings
     model.to(experiment.device)
     # A new model has states as small as denormal numbers, with which a CPU is slow.
@@ -103,13 +93,8 @@ def run_trainings(
     experiment: Experiment, settings: TrainingSettings, train: Callable[[Contender, int], dict[str, Any]]
 ) -> dict[str, list[dict[str, Any]]]:
     """
-    Trains each contender so many times. Models take turns, seed by seed: what else the machine does meets all of them.
-
-    Args:
-        train: Is given a new contender and the seed of the training.
-
-    Returns:
-        By contender, what `train` made of each training.
+    What `train` makes of each training, by contender; it is given a new contender and the seed. Models take turns, seed
+    by seed, so that what else the machine does meets all of them.
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     turns = [(seed, name) for seed in range(experiment.seed, experiment.seed + settings.seeds) for name in CONTENDERS]
@@ -119,14 +104,16 @@ def run_trainings(
     return found
 
 
-def draw_batches(rows: int, size: int, count: int, seed: int) -> list[list[int]]:
-    """So many batches of row numbers: all rows in a random order, then in another one, and so on."""
-    generator = np.random.default_rng(seed)
-    orders = [generator.permutation(rows) for _ in range(-(-size * count // rows))]
-    return np.concatenate(orders)[: size * count].reshape(count, size).tolist()
+def draw_batches(rows: Dataset, size: int, count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """So many batches: all rows in a random order, then in another one, and so on."""
+    while count > 0:
+        for batch in rows.shuffle(seed=seed).take(min(len(rows), size * count)).iter(size):
+            yield batch
+            count -= 1
+        seed += 2**16
 
 
-def describe_bert(record: Mapping[str, Any], hidden_size: int) -> str:
+def describe_bert(record: Mapping[str, Any]) -> str:
     """Which BERT took part, in words."""
     if record["bert"]:
         return (
@@ -134,7 +121,6 @@ def describe_bert(record: Mapping[str, Any], hidden_size: int) -> str:
             "on its token embeddings, as in the paper."
         )
     return (
-        f"BERT and the Transformer layer (12 layers and one, width {hidden_size:,}) start from **random weights**, as "
-        "the Wave Networks do. This says nothing about a BERT that was pre-trained: for that, "
-        "`--bert bert-base-uncased`."
+        "BERT (12 layers) and the Transformer layer (one) start from **random weights**, as the Wave Networks do. This "
+        "says nothing about a BERT that was pre-trained: for that, `--bert bert-base-uncased`."
     )

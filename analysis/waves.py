@@ -5,16 +5,15 @@ dimension has a magnitude G, which all tokens share, and each token a phase in i
 energy share. Two variants of a token interfere: the intensity of their sum is `G^2 + G'^2 + 2 G G' cos(alpha - alpha')`
 (eq. 4), larger than that of the two alone where the cosine is positive.
 
-Energy shares describe the mixing, not the decision. So integrated gradients (Sundararajan et al., arXiv 1703.01365; by
-captum) stand beside them. A deletion curve says how fast the probability of the predicted class falls when tokens are
-taken out of a text in the order of each, or in a random one.
+Energy shares describe the mixing, not the decision. So integrated gradients (Sundararajan et al., arXiv 1703.01365)
+stand beside them. A deletion curve says how fast the probability of the predicted class falls when tokens are taken out
+of a text in the order of each, or in a random one.
 """
 
 import html
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,23 +22,37 @@ from tqdm.auto import tqdm
 
 from .figures import BLACK, BLUE, GREY, VERMILION, new_figure
 from .phase import find_phases
-from .study import Experiment, Picture, Result, Settings, Study, find_embeddings, find_variants, list_texts, make_table
+from .study import (
+    Experiment,
+    Picture,
+    Result,
+    Settings,
+    Study,
+    find_embeddings,
+    find_variants,
+    list_texts,
+    make_table,
+    setting,
+)
 
-ENERGY, GRADIENTS, INTERFERENCE = "energy share (%)", "integrated gradients (logit)", "cos(alpha - alpha'), mean"
+ENERGY, GRADIENTS, INTERFERENCE = "energy share (%)", "integrated gradients (logit)", "interference (mean cosine)"
 ORDERS = {
     "energy share": {"color": BLUE, "marker": "o", "linestyle": "-"},
     "integrated gradients": {"color": VERMILION, "marker": "s", "linestyle": "--"},
     "random order": {"color": GREY, "marker": "^", "linestyle": ":"},
 }
 # Parts of a text that are deleted: fine at the start, where good orders differ from others.
-FRACTIONS = (0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+FRACTIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+TEXTS_AT_ONCE = 16
+# Orange for negative values, blue for positive ones: black can be read on both.
+BAR = ["#E69F00", "#56B4E9"]
 WORDS = {
-    "Energy share": "How much of the text's energy a token has, over all dimensions and both variants. All tokens "
-    "together have 100 %. It says what the layer mixes, not what decides.",
-    "Integrated gradients": "What a token adds to the score (logit) of the predicted class, beside a text whose words are "
-    "empty. Blue: for the class. Orange, underlined: against it.",
-    "Interference": "The layer makes two waves of each token. Where they swing together they strengthen each other (1), "
-    "where they swing against each other they weaken each other (-1): the mean over the dimensions.",
+    ENERGY: "How much of the text's energy a token has, over all dimensions and both of its waves. All tokens together "
+    "have 100 %. It says what the layer mixes, not what decides.",
+    GRADIENTS: "What a token adds to the score (logit) of the predicted class, beside a text whose words are empty. Blue: "
+    "it speaks for the class. Orange: against it.",
+    INTERFERENCE: "The layer makes two waves of each token. 1: they swing together and strengthen each other. -1: they "
+    "swing against each other and weaken each other. The mean over the dimensions.",
 }
 
 
@@ -47,83 +60,67 @@ WORDS = {
 class WavesSettings(Settings):
     """Which text to show, and how to explain it."""
 
-    _argument_group_name = "waves"
-
-    text: str | None = field(
-        default=None, metadata={"help": "The text to show. Default: one of the data, drawn by the seed."}
-    )
-    max_length: int = field(default=48, metadata={"help": "Tokens of it that are shown; the rest is cut off."})
-    texts: int = field(
-        default=64,
-        metadata={
-            "help": "Texts of the data for the deletion curve; without --data it is of --text. With --paper: 1000."
-        },
-    )
-    deletion_length: int = field(default=256, metadata={"help": "Tokens to which these texts are cut."})
-    orders: int = field(default=5, metadata={"help": "Random orders for each text. With --paper: 20."})
-    steps: int = field(default=50, metadata={"help": "Steps of integrated gradients. With --paper: 200."})
+    text: str | None = setting("The text to show. Default: one of the data, drawn by the seed.")
+    max_length: int = setting("Tokens of it that are shown; the rest is cut off.", 48)
+    texts: int = setting("Texts of the data for the deletion curve; without --data it is of --text.", 64)
+    deletion_length: int = setting("Tokens to which these texts are cut.", 256)
+    orders: int = setting("Random orders for each text.", 5)
+    steps: int = setting("Steps of integrated gradients.", 50)
 
 
 def measure_waves(experiment: Experiment, settings: WavesSettings) -> Result:
     """
-    A row for each token of the text. Details: `text`; `label`, the predicted class, and its `probability`; `rest`, by how
-    much the sum of the integrated gradients misses the difference of the logits; `texts`, how many the deletion curve
-    is over; `curves`, by order, `mean` and `sd` over these texts of the probability at each of `FRACTIONS`; `areas`, by
-    order, the mean area under the curve, `less random`, its difference to that of a random order, and the standard
-    error `se` of the difference; `correlation`, Spearman's, of both measures within a text, mean, if there is one.
+    A row for each token of the text. Details: `text`; `label`, the predicted class, and its `probability`; `rest`, by
+    how much the sum of the integrated gradients misses the difference of the logits; `texts`, how many the deletion
+    curve is over; `curves`, by order, their mean probability at each of `FRACTIONS`; `areas`, by order, the `mean` area
+    under a text's curve, the mean difference to its area in a random order, `less random`, and the standard error of
+    that, `se`.
     """
-    texts = draw_texts(experiment, settings)
-    shown = {"text": [settings.text]} if settings.text is not None else {key: each[:1] for key, each in texts.items()}
-    ids, is_word = encode(experiment, shown, settings.max_length)[0]
-    if not any(is_word):
-        raise ValueError(
-            f"`text` and `max_length` must leave a token besides [CLS] and [SEP], got {shown['text'][0]!r}."
-        )
-    table, details = measure_text(experiment, ids, is_word, settings.steps)
-    measured, generator = [], np.random.default_rng(experiment.seed)
-    for ids, is_word in tqdm(encode(experiment, texts, settings.deletion_length), unit=" texts"):
-        if any(is_word):
-            measured.append(delete_words(experiment.model, ids, is_word, settings, generator))
-    if not measured:
-        raise ValueError(
-            f"`deletion_length` must leave a token besides [CLS] and [SEP], got {settings.deletion_length}."
-        )
-    text = " ".join(each[0] for each in shown.values())
-    return Result(table, {"text": text} | details | summarise(measured))
+    rows = draw_texts(experiment, settings)
+    shown = rows if settings.text is None else {"text": [settings.text]}
+    table, details = measure_text(experiment, *encode(experiment, shown, "max_length", settings)[0], settings.steps)
+    generator = np.random.default_rng(experiment.seed)
+    texts = encode(experiment, rows, "deletion_length", settings)
+    measured = [delete_words(experiment.model, *each, settings, generator) for each in tqdm(texts, unit=" texts")]
+    return Result(table, {"text": " ".join(each[0] for each in shown.values())} | details | summarise(measured))
 
 
 def draw_texts(experiment: Experiment, settings: WavesSettings) -> dict[str, list[str]]:
     """The texts for the deletion curve, drawn by the seed; `text` alone if there are no data."""
-    if settings.text is not None and not settings.text.strip():
-        raise ValueError(f"`text` must hold at least one word, got {settings.text!r}.")
     if experiment.data is None:
         if settings.text is None:
             raise ValueError("Give `text`, or `data` from which one is drawn; the deletion curve needs `data`.")
         return {"text": [settings.text]}
-    rows = experiment.draw_rows(len(experiment.held_out))
+    rows = experiment.draw_rows()
     filled = [place for place, text in enumerate(rows["text"]) if text.strip()]
     chosen = rows.select(filled[: settings.texts])[:]
-    return {name: list(chosen[name]) for name in ("text", "text_pair") if name in chosen}
+    return {name: chosen[name] for name in ("text", "text_pair") if name in chosen}
 
 
-def encode(experiment: Experiment, rows: dict[str, list[str]], max_length: int) -> list[tuple[list[int], list[bool]]]:
-    """The token ids of each row, and which of them belong to the text: not [CLS] and [SEP]."""
-    settings = {"truncation": True, "max_length": max_length, "return_special_tokens_mask": True}
-    encoded = experiment.tokenizer(*list_texts(rows), **settings)
-    masks = [[not special for special in mask] for mask in encoded["special_tokens_mask"]]
-    return list(zip(encoded["input_ids"], masks, strict=True))
+def encode(
+    experiment: Experiment, rows: dict[str, list[str]], name: str, settings: WavesSettings
+) -> list[tuple[list[int], np.ndarray]]:
+    """The token ids of each row, cut to the length of this name, and the places of its words: not [CLS] and [SEP]."""
+    length = getattr(settings, name)
+    how = {"truncation": True, "max_length": length, "return_special_tokens_mask": True}
+    encoded = experiment.tokenizer(*list_texts(rows), **how)
+    words = [np.flatnonzero(np.array(mask) == 0) for mask in encoded["special_tokens_mask"]]
+    found = [(ids, places) for ids, places in zip(encoded["input_ids"], words, strict=True) if len(places)]
+    if not found:
+        raise ValueError(f"`text`, cut to `{name}` = {length}, must hold a word; got {rows['text'][0]!r}.")
+    return found
 
 
 # One text.
 
 
 def measure_text(
-    experiment: Experiment, ids: list[int], is_word: list[bool], steps: int
+    experiment: Experiment, ids: list[int], places: np.ndarray, steps: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Its waves, its prediction and its integrated gradients."""
     model = experiment.model
     w_VLD = find_both(model, ids)
-    gradients_L, rest, target = integrate_gradients(model, ids, is_word, steps)
+    gradients_L, rest, target = integrate_gradients(model, ids, places, steps)
     with torch.inference_mode():
         probabilities = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].softmax(-1)
     phases_VLD, shares_L = find_phases(w_VLD, "l2"), find_shares(w_VLD)
@@ -161,34 +158,34 @@ def find_shares(w_VLD: torch.Tensor) -> torch.Tensor:
     return shares_VLD.sum(dim=(0, 2)) / (total_V1D > 0).sum().clamp(min=1)
 
 
-def integrate_gradients(model: Any, ids: list[int], is_word: list[bool], steps: int) -> tuple[torch.Tensor, float, int]:
+def integrate_gradients(model: Any, ids: list[int], places: np.ndarray, steps: int) -> tuple[torch.Tensor, float, int]:
     """
     What each token adds to the logit of the predicted class, by integrated gradients from a text of the same [CLS] and
     [SEP] whose words are zero vectors: shape (L,), by how much their sum misses the difference of the two logits, and
     the class.
     """
-    from captum.attr import IntegratedGradients
-
     ids_1L = torch.tensor([ids], device=model.device)
-    embeddings_1LD, words_L1 = find_embeddings(model, ids_1L), torch.tensor(is_word, device=model.device)[:, None]
+    end_1LD = find_embeddings(model, ids_1L)
+    start_1LD = end_1LD.index_fill(1, torch.from_numpy(places).to(model.device), 0)
     with torch.no_grad():
-        target = int(classify(model, ids_1L, embeddings_1LD)[0].argmax())
-    attributions, rest = IntegratedGradients(partial(classify, model, ids_1L)).attribute(
-        embeddings_1LD,
-        baselines=embeddings_1LD.masked_fill(words_L1, 0),
-        target=target,
-        n_steps=steps,
-        internal_batch_size=16,
-        return_convergence_delta=True,
-    )
-    return attributions[0].sum(dim=-1).detach().double().cpu(), float(rest.abs().max()), target
+        logits = classify(model, ids_1L, torch.cat([start_1LD, end_1LD]))
+    target, gradient_LD = int(logits[1].argmax()), torch.zeros_like(end_1LD[0])
+    # The mean gradient on the straight way from the start to the end, by the rule of Gauss and Legendre.
+    places_S, weights_S = torch.tensor(np.polynomial.legendre.leggauss(steps), device=model.device).float() / 2
+    for parts, weights in zip((places_S + 0.5).split(TEXTS_AT_ONCE), weights_S.split(TEXTS_AT_ONCE), strict=True):
+        x_BLD = torch.lerp(start_1LD, end_1LD, parts[:, None, None]).requires_grad_()
+        (gradient_BLD,) = torch.autograd.grad(classify(model, ids_1L, x_BLD)[:, target].sum(), x_BLD)
+        gradient_LD += torch.einsum("b,bld->ld", weights, gradient_BLD)
+    added_L = ((end_1LD - start_1LD)[0] * gradient_LD).sum(dim=-1).double().cpu()
+    return added_L, abs(float(added_L.sum()) - float(logits[1, target] - logits[0, target])), target
 
 
-def classify(model: Any, ids_1L: torch.Tensor, embeddings_BLD: torch.Tensor) -> torch.Tensor:
-    """The logits, shape (B, classes), of a text from so many embeddings of it, which the first layer is given."""
-    handle = model.base_model.embeddings.register_forward_hook(lambda *_: embeddings_BLD)
+def classify(model: Any, ids_1L: torch.Tensor, x_BLD: torch.Tensor) -> torch.Tensor:
+    """The logits, shape (B, classes), of a text from what its first layer is given instead of its embeddings."""
+    first = model.base_model.layers[0]
+    handle = first.register_forward_pre_hook(lambda layer, arguments: (x_BLD, *arguments[1:]))
     try:
-        return model(input_ids=ids_1L.expand(len(embeddings_BLD), -1)).logits
+        return model(input_ids=ids_1L.expand(len(x_BLD), -1)).logits
     finally:
         handle.remove()
 
@@ -197,21 +194,15 @@ def classify(model: Any, ids_1L: torch.Tensor, embeddings_BLD: torch.Tensor) -> 
 
 
 def delete_words(
-    model: Any, ids: list[int], is_word: list[bool], settings: WavesSettings, generator: np.random.Generator
-) -> dict[str, Any]:
-    """For one text, the probability by order and fraction, and the correlation of shares and integrated gradients."""
-    from scipy.stats import spearmanr
-
-    places = np.flatnonzero(is_word)
-    shares = find_shares(find_both(model, ids)).numpy()[places]
-    gradients_L, _, target = integrate_gradients(model, ids, is_word, settings.steps)
-    gradients = gradients_L.numpy()[places]
-    orders = [np.argsort(-values, kind="stable") for values in (shares, gradients)]
-    orders += [generator.permutation(len(places)) for _ in range(settings.orders)]
-    curves = delete(model, ids, [places[order] for order in orders], target)
-    varies = min(np.ptp(shares), np.ptp(gradients)) > 0
-    found = dict(zip(ORDERS, (curves[0], curves[1], curves[2:].mean(axis=0)), strict=True))
-    return found | {"correlation": float(spearmanr(shares, gradients).statistic) if varies else None}
+    model: Any, ids: list[int], places: np.ndarray, settings: WavesSettings, generator: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """For one text, the probability of the predicted class by order and fraction."""
+    gradients_L, _, target = integrate_gradients(model, ids, places, settings.steps)
+    measures = (find_shares(find_both(model, ids)), gradients_L)
+    orders = [places[np.argsort(-each_L.numpy()[places], kind="stable")] for each_L in measures]
+    orders += [generator.permutation(places) for _ in range(settings.orders)]
+    curves = delete(model, ids, orders, target)
+    return dict(zip(ORDERS, (curves[0], curves[1], curves[2:].mean(axis=0)), strict=True))
 
 
 @torch.inference_mode()
@@ -230,28 +221,28 @@ def delete(model: Any, ids: list[int], orders: Sequence[np.ndarray], target: int
     return probabilities.double().cpu().numpy().reshape(len(orders), len(FRACTIONS))
 
 
-def summarise(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarise(measured: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
     """What the curves of all texts come to, as `measure_waves` describes it."""
     count, curves, areas = len(measured), {}, {}
-    random = np.trapezoid([each["random order"] for each in measured], FRACTIONS)
     for name in ORDERS:
-        values = np.array([each[name] for each in measured])
-        area, sd = np.trapezoid(values, FRACTIONS), values.std(axis=0, ddof=min(1, count - 1))
-        curves[name] = {"mean": values.mean(axis=0).tolist(), "sd": sd.tolist()}
-        error = float((area - random).std(ddof=min(1, count - 1))) / math.sqrt(count)
-        areas[name] = {"mean": float(area.mean()), "less random": float((area - random).mean()), "se": error}
-    known = [each["correlation"] for each in measured if each["correlation"] is not None]
-    correlation = float(np.mean(known)) if known else None
-    return {"texts": count, "curves": curves, "areas": areas, "correlation": correlation}
+        curves[name] = np.mean([each[name] for each in measured], axis=0).tolist()
+        area, random = (find_areas([each[which] for each in measured]) for which in (name, "random order"))
+        areas[name] = {"mean": float(area.mean()), "less random": float((area - random).mean())}
+        areas[name]["se"] = float((area - random).std(ddof=min(1, count - 1))) / math.sqrt(count)
+    return {"texts": count, "curves": curves, "areas": areas}
+
+
+def find_areas(curves: Sequence[np.ndarray]) -> np.ndarray:
+    """The area under each curve over the fractions, by the trapezoid rule: (texts, fractions) to (texts,)."""
+    return torch.trapezoid(torch.tensor(np.array(curves)), torch.tensor(FRACTIONS)).numpy()
 
 
 def draw_waves(record: dict[str, Any], result: Result) -> Iterator[Picture]:
     details, tokens = result.details, [row["token"] for row in result.table]
     title = f"{record['model']['name']} says: {details['label']} ({details['probability']:.1%})"
     figure = new_figure(12, max(4, 0.32 * len(tokens) + 2), title)
-    for axes, name, colour in zip(
-        figure.subplots(1, 2, sharey=True), (ENERGY, GRADIENTS), (BLUE, VERMILION), strict=True
-    ):
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, name, colour in zip(panels, (ENERGY, GRADIENTS), (BLUE, VERMILION), strict=True):
         axes.barh(range(len(tokens)), [row[name] for row in result.table], color=colour)
         axes.axvline(0, color=BLACK, linewidth=0.8)
         axes.set_xlabel(name)
@@ -261,26 +252,21 @@ def draw_waves(record: dict[str, Any], result: Result) -> Iterator[Picture]:
     yield Picture(
         "waves",
         figure,
-        f"Left, energy share: {WORDS['Energy share'][0].lower()}{WORDS['Energy share'][1:]} Right, integrated gradients: "
-        "what a token adds to the score of the predicted class; below zero, it speaks against it.",
+        "Left, energy share: how much of the text's energy a token has. Right, integrated gradients: what a token adds "
+        "to the score of the predicted class; below zero, it speaks against it.",
     )
     figure = new_figure(9, 6, f"{details['texts']:,} texts")
     axes = figure.add_subplot()
-    percent = [100 * fraction for fraction in FRACTIONS]
     for name, looks in ORDERS.items():
-        mean, sd = (np.array(details["curves"][name][key]) for key in ("mean", "sd"))
-        axes.fill_between(
-            percent, *np.clip([mean - sd, mean + sd], 0, 1), color=looks["color"], alpha=0.12, linewidth=0
-        )
-        axes.plot(percent, mean, label=name, **looks)
+        axes.plot([100 * fraction for fraction in FRACTIONS], details["curves"][name], label=name, **looks)
     axes.set(xlabel="words taken out of the text (%)", ylabel="probability of the predicted class", ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     axes.legend(title="first taken out: the largest", framealpha=1)
     yield Picture(
         "waves_deletion",
         figure,
-        "Deletion: take words out of a text, the most important ones first, and see how soon the model changes its mind. "
-        "The faster a line falls, the better its order finds what decides. Mean and one standard deviation of the texts.",
+        "Take words out of a text, and see how soon the model changes its mind (mean of the texts). The faster a line "
+        "falls, the better its order finds what decides.",
     )
 
 
@@ -296,77 +282,48 @@ def describe_waves(record: dict[str, Any], result: Result) -> str:
         | {"less that of a random order": f"{area['less random']:+.3f} ± {area['se']:.3f}"}
         for name, area in details["areas"].items()
     ]
-    agree = details["correlation"]
-    told = "" if agree is None else f" Within a text the two agree by {agree:.2f} (Spearman's correlation, mean)."
     return "\n\n".join(
         [
             f"> {text if len(text) <= 300 else f'{text[:300]} …'}",
-            f"The model says **{details['label']}** ({details['probability']:.1%}). The largest energy shares are those "
-            f"of {by_share}. By integrated gradients {by_gradient} do most for the decision; their sum misses the "
+            f"The model says **{details['label']}** ({details['probability']:.1%}). The largest energy shares have "
+            f"{by_share}. By integrated gradients {by_gradient} do most for the decision; their sum misses the "
             f"difference of the logits by {details['rest']:.1e}. The two variants of a token weaken each other in "
             f"{destructive:.1f} % of all tokens and dimensions.",
             f"How soon the decision falls when words are taken out, over {details['texts']:,} texts (difference ± "
             "standard error; the smaller the area, the better the order finds what decides):",
             make_table(areas),
-            f"An energy share says how much of a dimension is the token's, not what the model makes of it.{told}",
         ]
     )
 
 
-STYLE = """
-body { font: 18px/1.6 system-ui, sans-serif; color: #111; background: #fff; max-width: 56rem; margin: 2rem auto;
-  padding: 0 1rem; }
-h2 { font-size: 1.2rem; margin: 2rem 0 .3rem; } p { margin: .3rem 0; }
-p.text { line-height: 2.3; font-size: 1.25rem; } p.text span { padding: .15em .3em; border-radius: .2em; }
-table { border-collapse: collapse; } th, td { padding: .15rem .7rem; text-align: right; }
-th { border-bottom: 1px solid #111; } th:first-child, td:first-child { text-align: left; }
-"""
-
-
 def make_page(record: dict[str, Any], result: Result) -> str:
-    """The text three times, shaded, with each word explained: a page without scripts that needs nothing but itself."""
-    details, sections = result.details, []
-    for (title, words), name in zip(WORDS.items(), (ENERGY, GRADIENTS, INTERFERENCE), strict=True):
-        values = [row[name] for row in result.table]
-        spans = " ".join(
-            f'<span style="{shade(value, values)}" title="{value:.3g}">{html.escape(row["token"])}</span>'
-            for row, value in zip(result.table, values, strict=True)
-        )
-        sections.append(f'<h2>{title}</h2>\n<p>{html.escape(words)}</p>\n<p class="text">{spans}</p>')
-    names = ("token", ENERGY, GRADIENTS, INTERFERENCE)
-    cells = [[row["token"], *(f"{row[name]:.3g}" for name in names[1:])] for row in result.table]
-    rows = "\n".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in cells)
-    label, model = html.escape(details["label"]), html.escape(record["model"]["name"])
+    """The text token by token, with bars, and each word explained: a page that needs nothing but itself."""
+    import pandas
+
+    label, model = html.escape(result.details["label"]), html.escape(record["model"]["name"])
+    style = pandas.DataFrame(result.table)[["token", ENERGY, GRADIENTS, INTERFERENCE]].style.hide(axis="index")
+    style = style.format(precision=3, escape="html").bar([ENERGY], color=BAR[1], vmin=0)
+    style = style.bar([GRADIENTS], align="zero", color=BAR).bar(
+        [INTERFERENCE], align="zero", color=BAR, vmin=-1, vmax=1
+    )
+    words = "\n".join(f"<dt><b>{html.escape(name)}</b></dt><dd>{text}</dd>" for name, text in WORDS.items())
     return f"""<!doctype html>
 <html lang="en">
-<head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>Waves: {label}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{label}, {details["probability"]:.1%}</h1>
-<p>This is what the Wave Network <b>{model}</b> says of a text. Below, the text token by token (a token is a word or a
-piece of one; [CLS] and [SEP] mark its ends): the stronger the colour, the larger the value.</p>
-{chr(10).join(sections)}
-<h2>The same in numbers</h2>
-<table>
-<tr>{"".join(f"<th>{html.escape(name)}</th>" for name in names)}</tr>
-{rows}
-</table>
-</body>
+<style>body {{ font: 18px/1.6 sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem }}
+td {{ min-width: 9rem; padding: 0 .6rem }} dd {{ margin: 0 0 .8rem }}</style>
+<h1>{label}, {result.details["probability"]:.1%}</h1>
+<p>This is what the Wave Network <b>{model}</b> says of the text below, which it reads token by token. A token is a word
+or a piece of one; [CLS] and [SEP] mark the ends of the text.</p>
+<dl>
+{words}
+</dl>
+{style.to_html(table_uuid="waves")}
 </html>
 """
-
-
-def shade(value: float, values: Sequence[float]) -> str:
-    """A background on which black can be read: blue for positive values, orange and underlined for negative ones."""
-    strength = 0.9 * abs(value) / max(max(map(abs, values)), 1e-12)
-    if value < 0:
-        return f"background:rgba(230,159,0,{strength:.2f});border-bottom:2px dashed"
-    return f"background:rgba(86,180,233,{strength:.2f})"
 
 
 STUDY = Study(
@@ -376,9 +333,7 @@ STUDY = Study(
     draw=draw_waves,
     describe=describe_waves,
     pages=lambda record, result: {"waves.html": make_page(record, result)},
-    paper={"texts": 1000, "orders": 20, "steps": 200},
     lengths=("max_length", "deletion_length"),
-    packages=("captum",),
     needs_data=False,
     needs_classifier=True,
 )
