@@ -8,7 +8,7 @@ depend on no machine; the time is measured.
     kept          bytes that autograd keeps from the forward pass for the backward pass, weights left out
     time          forward and backward, on a CPU in seconds of the processor, of all threads together
 
-Beside the layers, whole models make a training step: the Wave Network and BERT-base, as in the abstract of the paper.
+docs/benchmarks.md compares whole models.
 """
 
 import time
@@ -27,11 +27,10 @@ from tqdm.auto import tqdm
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
-from ..modeling_wave import WaveForSequenceClassification
 from ..modeling_wave.modeling_wave import WaveLayer
 from .figures import LOOKS, new_figure
 from .study import Experiment, Picture, Result, Settings, Study, make_table, setting
-from .trainings import describe_bert, make_bert_shape
+from .trainings import make_bert_shape
 
 WAVE, ATTENTION = "Wave, modulation", "Transformer layer"
 LAYERS = (WAVE, "Wave, interference", ATTENTION)
@@ -40,9 +39,6 @@ MEASURES = {
     "kept (MiB)": "counted: memory kept for the backward pass (MiB)",
     "time (ms)": "measured: time (ms)",
 }
-# The paper's abstract (2411.02674): modulation beside BERT-base.
-CLAIMS = {"memory (MiB)": 77.34, "time (ms)": 85.62}
-
 Step = Callable[[], Any]
 
 
@@ -54,14 +50,11 @@ class ComplexitySettings(Settings):
         default_factory=lambda: [64, 128, 256, 512, 1024, 2048], metadata={"help": "Lengths of the text in tokens."}
     )
     hidden_size: int | None = setting("Width of the layers. Default: that of the model. The paper: 768.")
-    seconds: float = setting("How long each layer and model is timed, at least.", 1.0)
-    model_batch_size: int = setting("Texts in the training step of whole models. The paper: 64.", 2)
-    model_length: int = setting("Their length in tokens.", 128)
-    model_hidden_size: int = setting("Width of the whole models; that of BERT-base is 768.", 768)
+    seconds: float = setting("How long each layer is timed, at least.", 1.0)
 
 
 def measure_complexity(experiment: Experiment, settings: ComplexitySettings) -> Result:
-    """A row for each layer and length. Details: `models`, a row for each whole model; `hidden_size`."""
+    """A row for each layer and length. Details: `hidden_size`."""
     width, table = settings.hidden_size or experiment.model.config.hidden_size, []
     layers = make_layers(experiment, width)
     for length in tqdm(sorted(set(settings.lengths)), unit=" lengths"):
@@ -71,7 +64,7 @@ def measure_complexity(experiment: Experiment, settings: ComplexitySettings) -> 
             row = {"layer": name, "length (tokens)": length, "operations": count_operations(step)}
             row["kept (MiB)"] = count_kept(partial(layer, x_1LD), [x_1LD, *layer.parameters()]) / 2**20
             table.append(row | {"time (ms)": measure_time(step, settings.seconds, experiment.device)})
-    return Result(table, {"models": measure_models(experiment, settings), "hidden_size": width})
+    return Result(table, {"hidden_size": width})
 
 
 def make_layers(experiment: Experiment, width: int) -> dict[str, torch.nn.Module]:
@@ -123,32 +116,6 @@ def measure_time(step: Step, seconds: float, device: torch.device) -> float:
     return 1000 * min(timer.blocked_autorange(min_run_time=seconds).times)
 
 
-def measure_models(experiment: Experiment, settings: ComplexitySettings) -> list[dict[str, Any]]:
-    """A training step of each: forward, loss, backward and AdamW."""
-    config, shape = deepcopy(experiment.model.config), (settings.model_batch_size, settings.model_length)
-    config.wave_operation, config.hidden_size = "modulation", settings.model_hidden_size
-    size = make_bert_shape(settings.model_hidden_size, 12) | {"max_position_embeddings": max(512, shape[1])}
-    bert = experiment.load_bert(config.num_labels, vocab_size=config.vocab_size, **size)
-    rows = []
-    for name, model in {WAVE: WaveForSequenceClassification(config).to(experiment.device), "BERT": bert}.items():
-        ids_BL = torch.randint(model.config.vocab_size, shape, device=experiment.device)
-        forward = partial(model.train(), input_ids=ids_BL, labels=torch.zeros_like(ids_BL[:, 0]))
-        step = partial(train_model, forward, torch.optim.AdamW(model.parameters(), lr=1e-4))
-        # Weights, gradients and AdamW's two moments.
-        held = 4 * sum(parameter.nbytes for parameter in model.parameters())
-        row = {"model": name, "parameters": model.num_parameters(), "texts": shape[0], "length (tokens)": shape[1]}
-        row |= {"operations": count_operations(step)}
-        row |= {"time (ms)": measure_time(step, settings.seconds, experiment.device)}
-        rows.append(row | {"memory (MiB)": (held + count_kept(forward, list(model.parameters()))) / 2**20})
-    return rows
-
-
-def train_model(forward: Step, optimizer: torch.optim.Optimizer) -> None:
-    forward().loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-
-
 def draw_complexity(record: dict[str, Any], result: Result) -> Iterator[Picture]:
     what = f"One layer of width {result.details['hidden_size']:,}, forward and backward, 1 text; {record['device']}"
     figure = new_figure(15, 6, what)
@@ -179,22 +146,11 @@ def describe_complexity(record: dict[str, Any], result: Result) -> str:
     lengths, times = find_curve(result, WAVE, "time (ms)")
     ratios = np.array(find_curve(result, ATTENTION, "time (ms)")[1]) / times
     fitted = [{"layer": layer} | {each: fit(*find_curve(result, layer, each)) for each in MEASURES} for layer in LAYERS]
-    ours, bert = result.details["models"]
-    saved = {measure: 100 * (1 - ours[measure] / bert[measure]) for measure in CLAIMS}
-    return "\n\n".join(
-        [
-            f"A training pass of the Transformer layer of width {result.details['hidden_size']:,} takes "
-            f"{ratios[0]:.1f} times the time of the Wave layer (modulation) at {lengths[0]:,} tokens and "
-            f"{ratios[-1]:.1f} times at {lengths[-1]:,}. How costs grow with the length n, as the fitted exponent of n "
-            "(1: in proportion to n; 2: with n²):",
-            make_table(fitted),
-            f"A training step of whole models of width {record['settings']['model_hidden_size']:,}; memory: weights, "
-            "gradients, the state of AdamW, and what is kept for the backward pass:",
-            make_table(result.details["models"]),
-            f"The Wave Network takes {saved['time (ms)']:.1f} % less time and {saved['memory (MiB)']:.1f} % less memory "
-            f"than BERT; the abstract of the paper claims {CLAIMS['time (ms)']} % and {CLAIMS['memory (MiB)']} %. "
-            f"Neither is a constant: both depend on the batch and the length. {describe_bert(record)}",
-        ]
+    return (
+        f"A training pass of the Transformer layer of width {result.details['hidden_size']:,} takes "
+        f"{ratios[0]:.1f} times the time of the Wave layer (modulation) at {lengths[0]:,} tokens and {ratios[-1]:.1f} "
+        f"times at {lengths[-1]:,}. How costs grow with the length n, as the fitted exponent of n (1: in proportion to "
+        f"n; 2: with n²):\n\n{make_table(fitted)}"
     )
 
 
@@ -209,6 +165,5 @@ STUDY = Study(
     measure=measure_complexity,
     draw=draw_complexity,
     describe=describe_complexity,
-    lengths=("model_length",),
     needs_data=False,
 )

@@ -40,9 +40,8 @@ def measure_convergence(experiment: Experiment, settings: ConvergenceSettings) -
     found = run_trainings(experiment, settings, partial(train, experiment, settings))
     table, curves = [], {}
     for name, parts in found.items():
-        curves[name] = {"batches": parts[0]["batches"]} | {
-            key: [part[key] for part in parts] for key in ("accuracy", "seconds")
-        }
+        curves[name] = {key: [part[key] for part in parts] for key in ("accuracy", "seconds")}
+        curves[name]["batches"] = parts[0]["batches"]
         table.append({"model": name, "parameters": parts[0]["parameters"]} | summarise(curves[name]))
     return Result(table, {"curves": curves, "test_texts": min(settings.test_texts, len(experiment.held_out))})
 
@@ -108,12 +107,8 @@ def find_deviation(values: list[float]) -> float | None:
 
 def draw_convergence(record: dict[str, Any], result: Result) -> Iterator[Picture]:
     data, trainings = record["data"], result.table[0]["trainings"]
-    figure = new_figure(
-        12,
-        6,
-        f"{data['name']}, {data['held_out_split']}: {result.details['test_texts']:,} texts; {trainings} trainings of "
-        f"each model, width {record['model']['hidden_size']:,}; {record['device']}",
-    )
+    what = f"{data['name']}, {data['held_out_split']}: {result.details['test_texts']:,} texts; {trainings} trainings"
+    figure = new_figure(12, 6, f"{what} of each model, width {record['model']['hidden_size']:,}; {record['device']}")
     by_batches, by_time = figure.subplots(1, 2, sharey=True)
     for name, curve in result.details["curves"].items():
         plot_runs(by_batches, curve["batches"], curve["accuracy"], name)
@@ -141,14 +136,14 @@ def describe_convergence(record: dict[str, Any], result: Result) -> str:
     for row in result.table:
         spread = row["standard deviation (points)"]
         beside = "" if spread is None else f" ± {spread:.1f}"
-        times = (
-            "" if row is wave else f" {row['ms per batch'] / wave['ms per batch']:.1f} times the time of modulation."
-        )
-        sentences.append(f"- **{row['model']}**: {row['accuracy (%)']:.1f}{beside} %.{times}")
+        times = row["ms per batch"] / wave["ms per batch"]
+        sentences.append(f"- **{row['model']}**: {row['accuracy (%)']:.1f}{beside} %, in {times:.1f} times the time")
     error = 100 * math.sqrt(0.25 / result.details["test_texts"])
     return (
         f"Test accuracy after {wave['batches']:,} batches of {record['settings']['batch_size']} texts, mean ± standard "
-        f"deviation of {wave['trainings']} trainings:\n\n" + "\n".join(sentences) + "\n\n"
+        f"deviation of {wave['trainings']} trainings; the time is that of modulation:\n\n"
+        + "\n".join(sentences)
+        + "\n\n"
         f"On other test texts each accuracy would differ by a standard error of up to {error:.1f} points. "
         f"{describe_bert(record)}"
     )

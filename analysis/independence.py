@@ -18,10 +18,10 @@ from transformers import AutoTokenizer
 
 from ..modeling_wave.ops_wave import lift, superpose
 from .figures import BLACK, BLUE, VERMILION, new_figure
-from .study import Experiment, Picture, Result, Settings, Study, find_embeddings, find_variants, setting
+from .phase import find_embeddings, find_variants
+from .study import Experiment, Picture, Result, Settings, Study, setting
 from .trainings import make_bert_shape
 
-AT_ONCE = 64  # rows of a Jacobian that are computed at once
 MAPS = ("lift", "superposition", "linear map to the variants")
 MAPS += ("wave layer without its residual", "wave layer", "layer of BERT")
 SHARE, ALIKE, TOKENS = "off-diagonal share (%)", "if all mix alike (%)", "from other tokens (%)"
@@ -37,7 +37,7 @@ Map = Callable[[torch.Tensor], torch.Tensor]
 class IndependenceSettings(Settings):
     """How much to measure."""
 
-    texts: int = setting("Texts at which Jacobians are taken.", 4)
+    texts: int = setting("Texts at which Jacobians are taken, at one token of each.", 8)
     max_length: int = setting("Tokens to which these are cut.", 32)
 
 
@@ -90,7 +90,8 @@ def measure_jacobian(name: str, model: Any, texts: list[list[int]], seed: int) -
     dimensions, generator = model.config.hidden_size, torch.Generator().manual_seed(seed)
     energy_DD, of_others = torch.zeros(dimensions, dimensions, dtype=torch.float64), 0.0
     for ids in texts:
-        energy, others = differentiate(*find_map(name, model, ids), dimensions, generator)
+        token = int(torch.randint(len(ids), (), generator=generator))
+        energy, others = differentiate(*find_map(name, model, ids), dimensions, token)
         energy_DD, of_others = energy_DD + energy, of_others + others
     total = float(energy_DD.sum())
     off_diagonal = float(energy_DD.fill_diagonal_(0).sum())
@@ -98,34 +99,16 @@ def measure_jacobian(name: str, model: Any, texts: list[list[int]], seed: int) -
     return dict.fromkeys(COLUMNS) | row | {ALIKE: 100 * (1 - 1 / dimensions), TOKENS: 100 * of_others / total}
 
 
-def differentiate(
-    function: Map, x_1LI: torch.Tensor, dimensions: int, generator: torch.Generator
-) -> tuple[torch.Tensor, float]:
+def differentiate(function: Map, x_1LI: torch.Tensor, dimensions: int, token: int) -> tuple[torch.Tensor, float]:
     """
-    The squares of the Jacobian of a map at a text, of one row for each output: at a token that is drawn for each.
-
-    Returns:
-        The squares by dimension of the output and of the input, shape (D, D), in float64, summed over tokens and over
-        the parts of inputs and outputs that belong to one dimension; and the part of their sum that comes from other
-        tokens than the output's.
+    The squares of the Jacobian of a map, for the outputs at one token of a text: by dimension of the output and of the
+    input, shape (D, D), in float64, summed over tokens and over the parts that belong to one dimension; and how much of
+    their sum comes from other tokens.
     """
-    length = x_1LI.shape[1]
-    with torch.no_grad():
-        outputs = function(x_1LI).shape[-1]
-    token_O = torch.randint(length, (outputs,), generator=generator).to(x_1LI.device)
-    energy_DD, of_others = torch.zeros(dimensions, dimensions, dtype=torch.float64), 0.0
-    for start in range(0, outputs, AT_ONCE):
-        output_N = torch.arange(start, min(start + AT_ONCE, outputs), device=x_1LI.device)
-        copy_N = torch.arange(len(output_N), device=x_1LI.device)
-        token_N = token_O[output_N]
-        # A copy of the text for each output, so that one backward gives the row of each.
-        x_NLI = x_1LI.detach().expand(len(output_N), -1, -1).clone().requires_grad_(True)
-        (gradient_NLI,) = torch.autograd.grad(function(x_NLI)[copy_N, token_N, output_N].sum(), x_NLI)
-        square_NLD = gradient_NLI.double().square().reshape(len(output_N), length, -1, dimensions).sum(dim=2)
-        energy_DD.index_add_(0, output_N.cpu() % dimensions, square_NLD.sum(dim=1).cpu())
-        square_NLD[copy_N, token_N] = 0
-        of_others += float(square_NLD.sum())
-    return energy_DD, of_others
+    jacobian_OLI = torch.autograd.functional.jacobian(lambda x_BLI: function(x_BLI)[0, token], x_1LI)[:, 0]
+    parts_ODLID = jacobian_OLI.double().cpu().square().unflatten(2, (-1, dimensions)).unflatten(0, (-1, dimensions))
+    energy_DLD = parts_ODLID.sum(dim=(0, 3))
+    return energy_DLD.sum(dim=1), float(energy_DLD.sum() - energy_DLD[:, token].sum())
 
 
 # The tables of words.
@@ -182,9 +165,7 @@ def describe_independence(record: dict[str, Any], result: Result) -> str:
     shares = {name: format_share(row[SHARE]) for name, row in rows.items() if row[SHARE] is not None}
     layer, bert_layer = rows["wave layer"], rows["layer of BERT"]
     wave, bert, random = (rows[name] for name in (WAVE, BERT, RANDOM))
-    random_weights = (
-        "" if record["bert"] else " A BERT with random weights says nothing about a trained one (`--bert`)."
-    )
+    new = "" if record["bert"] else " A BERT with random weights says nothing about a trained one (`--bert`)."
     return (
         f"**In the layer.** Between two dimensions the lift has {shares['lift']} of its squares and the superposition "
         f"{shares['superposition']}: here dimensions are independent. Around them they are not. The linear map has "
@@ -193,7 +174,7 @@ def describe_independence(record: dict[str, Any], result: Result) -> str:
         f"{layer[ALIKE]:.3g} %. The whole layer has {shares['wave layer']}, since its residual "
         f"connection keeps dimensions in place. The first layer of {name_bert(record, result)} has "
         f"{shares['layer of BERT']}. From other tokens come {layer[TOKENS]:.3g} % of the squares in the wave layer and "
-        f"{bert_layer[TOKENS]:.3g} % in BERT's.{random_weights}\n\n"
+        f"{bert_layer[TOKENS]:.3g} % in BERT's.{new}\n\n"
         f"**In the table of words.** Two dimensions of the Wave Network are correlated by {wave[MEAN]:.3f} (mean of the "
         f"absolute), of BERT by {bert[MEAN]:.3f}, of a random table by {random[MEAN]:.3f}."
     )

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..modeling_wave.ops_wave import lift
 from .figures import BLACK, BLUE, VERMILION, new_figure
-from .study import Experiment, Picture, Result, Settings, Study, find_variants, setting
+from .study import Experiment, Picture, Result, Settings, Study, setting
 
 NEAR = 0.1  # of pi / 2, in radians
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -76,6 +76,21 @@ def summarise(phases: np.ndarray) -> dict[str, Any]:
         f"within {NEAR} rad of pi / 2 (%)": 100 * float(np.mean(np.abs(phases - math.pi / 2) < NEAR)),
         **{f"{q:.0%} quantile (rad)": float(np.quantile(phases, q)) for q in QUANTILES},
     }
+
+
+@torch.no_grad()
+def find_embeddings(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    """What the first layer of a Wave Network or of BERT is given, shape (B, L, D). The texts have no padding."""
+    return model.base_model(input_ids, output_hidden_states=True).hidden_states[0]
+
+
+@torch.no_grad()
+def find_variants(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    """
+    The two variants of each token from which the first layer of a Wave Network makes waves (paper 2411.02674, 3.2),
+    side by side, shape (B, L, 2D): the input of `ops_wave.lift`.
+    """
+    return model.base_model.layers[0].mixing.variants(find_embeddings(model, input_ids))
 
 
 def find_phases(w_BLD: torch.Tensor, magnitude: str) -> torch.Tensor:

@@ -280,21 +280,6 @@ def resolve_device(name: str | None) -> torch.device:
     return device
 
 
-@torch.no_grad()
-def find_embeddings(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
-    """What the first layer of a Wave Network or of BERT is given, shape (B, L, D). The texts have no padding."""
-    return model.base_model(input_ids, output_hidden_states=True).hidden_states[0]
-
-
-@torch.no_grad()
-def find_variants(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
-    """
-    The two variants of each token from which the first layer of a Wave Network makes waves (paper 2411.02674, 3.2),
-    side by side, shape (B, L, 2D): the input of `ops_wave.lift`.
-    """
-    return model.base_model.layers[0].mixing.variants(find_embeddings(model, input_ids))
-
-
 def list_texts(rows: Mapping[str, Sequence[Any]]) -> list[list[str]]:
     """The texts of rows, and the second texts of pairs, as a tokenizer takes them."""
     return [list(rows[name]) for name in ("text", "text_pair") if name in rows]

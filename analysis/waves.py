@@ -6,8 +6,8 @@ energy share. Two variants of a token interfere: the intensity of their sum is `
 (eq. 4), larger than that of the two alone where the cosine is positive.
 
 Energy shares describe the mixing, not the decision. So integrated gradients (Sundararajan et al., arXiv 1703.01365)
-stand beside them. A deletion curve says how fast the probability of the predicted class falls when tokens are taken out
-of a text in the order of each, or in a random one.
+stand beside them; and how fast the probability of the predicted class falls when words are taken out of a text in the
+order of each, or in a random one.
 """
 
 import html
@@ -18,30 +18,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.polynomial.legendre import leggauss
 from tqdm.auto import tqdm
 
-from .figures import BLACK, BLUE, GREY, VERMILION, new_figure
-from .phase import find_phases
-from .study import (
-    Experiment,
-    Picture,
-    Result,
-    Settings,
-    Study,
-    find_embeddings,
-    find_variants,
-    list_texts,
-    make_table,
-    setting,
-)
+from .figures import BLACK, BLUE, VERMILION, new_figure
+from .phase import find_embeddings, find_phases, find_variants
+from .study import Experiment, Picture, Result, Settings, Study, list_texts, make_table, setting
 
 ENERGY, GRADIENTS, INTERFERENCE = "energy share (%)", "integrated gradients (logit)", "interference (mean cosine)"
-ORDERS = {
-    "energy share": {"color": BLUE, "marker": "o", "linestyle": "-"},
-    "integrated gradients": {"color": VERMILION, "marker": "s", "linestyle": "--"},
-    "random order": {"color": GREY, "marker": "^", "linestyle": ":"},
-}
-# Parts of a text that are deleted: fine at the start, where good orders differ from others.
+ORDERS = ("energy share", "integrated gradients", "random order")
+# Parts of a text that are taken out: fine at the start, where good orders differ from others.
 FRACTIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 TEXTS_AT_ONCE = 16
 # Orange for negative values, blue for positive ones: black can be read on both.
@@ -62,7 +48,7 @@ class WavesSettings(Settings):
 
     text: str | None = setting("The text to show. Default: one of the data, drawn by the seed.")
     max_length: int = setting("Tokens of it that are shown; the rest is cut off.", 48)
-    texts: int = setting("Texts of the data for the deletion curve; without --data it is of --text.", 64)
+    texts: int = setting("Texts of the data from which words are taken out; without --data: --text.", 64)
     deletion_length: int = setting("Tokens to which these texts are cut.", 256)
     orders: int = setting("Random orders for each text.", 5)
     steps: int = setting("Steps of integrated gradients.", 50)
@@ -71,10 +57,9 @@ class WavesSettings(Settings):
 def measure_waves(experiment: Experiment, settings: WavesSettings) -> Result:
     """
     A row for each token of the text. Details: `text`; `label`, the predicted class, and its `probability`; `rest`, by
-    how much the sum of the integrated gradients misses the difference of the logits; `texts`, how many the deletion
-    curve is over; `curves`, by order, their mean probability at each of `FRACTIONS`; `areas`, by order, the `mean` area
-    under a text's curve, the mean difference to its area in a random order, `less random`, and the standard error of
-    that, `se`.
+    how much the sum of the integrated gradients misses the difference of the logits; `texts`, how many words are taken
+    out of; `areas`, by order, the `mean` area under the probability by the part that is taken out, the mean difference
+    to the area in a random order, `less random`, and the standard error of that, `se`.
     """
     rows = draw_texts(experiment, settings)
     shown = rows if settings.text is None else {"text": [settings.text]}
@@ -86,10 +71,10 @@ def measure_waves(experiment: Experiment, settings: WavesSettings) -> Result:
 
 
 def draw_texts(experiment: Experiment, settings: WavesSettings) -> dict[str, list[str]]:
-    """The texts for the deletion curve, drawn by the seed; `text` alone if there are no data."""
+    """The texts from which words are taken out, drawn by the seed; `text` alone if there are no data."""
     if experiment.data is None:
         if settings.text is None:
-            raise ValueError("Give `text`, or `data` from which one is drawn; the deletion curve needs `data`.")
+            raise ValueError("Give `text`, or `data` from which one is drawn; words are taken out of `data`.")
         return {"text": [settings.text]}
     rows = experiment.draw_rows()
     filled = [place for place, text in enumerate(rows["text"]) if text.strip()]
@@ -125,13 +110,11 @@ def measure_text(
         probabilities = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].softmax(-1)
     phases_VLD, shares_L = find_phases(w_VLD, "l2"), find_shares(w_VLD)
     cosines_LD = (phases_VLD[0] - phases_VLD[1]).cos()
-    distance_L = (phases_VLD - math.pi / 2).abs().median(dim=2).values.mean(dim=0)
     table = [
         {
             "token": token,
             ENERGY: 100 * float(shares_L[place]),
             GRADIENTS: float(gradients_L[place]),
-            "phase from pi / 2, median (rad)": float(distance_L[place]),
             INTERFERENCE: float(cosines_LD[place].mean()),
             "destructive dimensions (%)": 100 * float((cosines_LD[place] < 0).double().mean()),
         }
@@ -171,7 +154,7 @@ def integrate_gradients(model: Any, ids: list[int], places: np.ndarray, steps: i
         logits = classify(model, ids_1L, torch.cat([start_1LD, end_1LD]))
     target, gradient_LD = int(logits[1].argmax()), torch.zeros_like(end_1LD[0])
     # The mean gradient on the straight way from the start to the end, by the rule of Gauss and Legendre.
-    places_S, weights_S = torch.tensor(np.polynomial.legendre.leggauss(steps), device=model.device).float() / 2
+    places_S, weights_S = torch.tensor(np.array(leggauss(steps)), device=model.device).float() / 2
     for parts, weights in zip((places_S + 0.5).split(TEXTS_AT_ONCE), weights_S.split(TEXTS_AT_ONCE), strict=True):
         x_BLD = torch.lerp(start_1LD, end_1LD, parts[:, None, None]).requires_grad_()
         (gradient_BLD,) = torch.autograd.grad(classify(model, ids_1L, x_BLD)[:, target].sum(), x_BLD)
@@ -190,7 +173,7 @@ def classify(model: Any, ids_1L: torch.Tensor, x_BLD: torch.Tensor) -> torch.Ten
         handle.remove()
 
 
-# The deletion curve.
+# Words taken out.
 
 
 def delete_words(
@@ -223,18 +206,13 @@ def delete(model: Any, ids: list[int], orders: Sequence[np.ndarray], target: int
 
 def summarise(measured: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
     """What the curves of all texts come to, as `measure_waves` describes it."""
-    count, curves, areas = len(measured), {}, {}
-    for name in ORDERS:
-        curves[name] = np.mean([each[name] for each in measured], axis=0).tolist()
-        area, random = (find_areas([each[which] for each in measured]) for which in (name, "random order"))
-        areas[name] = {"mean": float(area.mean()), "less random": float((area - random).mean())}
-        areas[name]["se"] = float((area - random).std(ddof=min(1, count - 1))) / math.sqrt(count)
-    return {"texts": count, "curves": curves, "areas": areas}
-
-
-def find_areas(curves: Sequence[np.ndarray]) -> np.ndarray:
-    """The area under each curve over the fractions, by the trapezoid rule: (texts, fractions) to (texts,)."""
-    return torch.trapezoid(torch.tensor(np.array(curves)), torch.tensor(FRACTIONS)).numpy()
+    parts, areas = torch.tensor(FRACTIONS), {}
+    by_order = {name: torch.trapezoid(torch.tensor([list(each[name]) for each in measured]), parts) for name in ORDERS}
+    for name, areas_N in by_order.items():
+        less_N = areas_N - by_order["random order"]
+        error = float(less_N.std(correction=min(1, len(less_N) - 1))) / math.sqrt(len(less_N))
+        areas[name] = {"mean": float(areas_N.mean()), "less random": float(less_N.mean()), "se": error}
+    return {"texts": len(measured), "areas": areas}
 
 
 def draw_waves(record: dict[str, Any], result: Result) -> Iterator[Picture]:
@@ -254,19 +232,6 @@ def draw_waves(record: dict[str, Any], result: Result) -> Iterator[Picture]:
         figure,
         "Left, energy share: how much of the text's energy a token has. Right, integrated gradients: what a token adds "
         "to the score of the predicted class; below zero, it speaks against it.",
-    )
-    figure = new_figure(9, 6, f"{details['texts']:,} texts")
-    axes = figure.add_subplot()
-    for name, looks in ORDERS.items():
-        axes.plot([100 * fraction for fraction in FRACTIONS], details["curves"][name], label=name, **looks)
-    axes.set(xlabel="words taken out of the text (%)", ylabel="probability of the predicted class", ylim=(0, 1.02))
-    axes.grid(alpha=0.3)
-    axes.legend(title="first taken out: the largest", framealpha=1)
-    yield Picture(
-        "waves_deletion",
-        figure,
-        "Take words out of a text, and see how soon the model changes its mind (mean of the texts). The faster a line "
-        "falls, the better its order finds what decides.",
     )
 
 
@@ -303,9 +268,8 @@ def make_page(record: dict[str, Any], result: Result) -> str:
     label, model = html.escape(result.details["label"]), html.escape(record["model"]["name"])
     style = pandas.DataFrame(result.table)[["token", ENERGY, GRADIENTS, INTERFERENCE]].style.hide(axis="index")
     style = style.format(precision=3, escape="html").bar([ENERGY], color=BAR[1], vmin=0)
-    style = style.bar([GRADIENTS], align="zero", color=BAR).bar(
-        [INTERFERENCE], align="zero", color=BAR, vmin=-1, vmax=1
-    )
+    style = style.bar([GRADIENTS], align="zero", color=BAR)
+    style = style.bar([INTERFERENCE], align="zero", color=BAR, vmin=-1, vmax=1)
     words = "\n".join(f"<dt><b>{html.escape(name)}</b></dt><dd>{text}</dd>" for name, text in WORDS.items())
     return f"""<!doctype html>
 <html lang="en">

@@ -68,7 +68,6 @@ GOES_ON = {
     "sweep": " With --resume it goes on.",
     "reproduce": " The same command goes on.",
     "predict": " The same command goes on with a file that it has begun.",
-    "analyze": " The same command goes on.",
 }
 
 
@@ -226,7 +225,7 @@ def run_push(words: list[str]) -> None:
 
 
 def run_analyze(words: list[str]) -> None:
-    from ..analysis.study import STUDIES, AnalyzeArguments, load_study, make_settings, run_study
+    from ..analysis.study import STUDIES, AnalyzeArguments, load_study, run_study
 
     parser = argparse.ArgumentParser(
         prog="wave-network analyze",
@@ -240,11 +239,7 @@ def run_analyze(words: list[str]) -> None:
     parser.add_argument("settings", nargs=argparse.REMAINDER, metavar="--model MODEL --data DATA", help="see there")
     arguments = parser.parse_args(words)
     types = [AnalyzeArguments, load_study(arguments.study).settings]
-    parsed = parse_settings(f"analyze {arguments.study}", types, arguments.settings)
-    # `--paper` raises what is not given.
-    given = list_given(arguments.settings)
-    values = {name: value for part in parsed for name, value in vars(part).items() if name in given}
-    folder, result = run_study(arguments.study, *make_settings(arguments.study, values))
+    folder, result = run_study(arguments.study, *parse_settings(f"analyze {arguments.study}", types, arguments.settings))
     print(f"{len(result.table)} rows, figures and a report in words: {folder / 'report.md'}")
 
 
