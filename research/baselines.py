@@ -135,30 +135,31 @@ KINDS: dict[str, tuple[type, Callable[[Any], PreTrainedModel]]] = {
 }
 
 
-def make_model(
-    kind: str,
-    others: Mapping[str, Any],
-    arguments: ModelArguments,
-    tokenizer: PreTrainedTokenizerBase,
-    label_names: Sequence[str],
-) -> PreTrainedModel:
-    """The model of a kind. With `kind` and `others`, fields of its config beyond `arguments`, it is a `make_model`."""
+def choose_maker(kind: str, others: Mapping[str, Any]) -> Callable[..., PreTrainedModel]:
+    """What `finetune` takes as `make_model`: a model of a kind, with fields of its config beyond `ModelArguments`."""
     config_class, make = KINDS[kind]
-    settings = {name: value for name, value in vars(arguments).items() if value is not None}
-    if config_class is not WaveConfig:
-        settings["intermediate_size"] = 4 * arguments.hidden_size
-    settings = {name: value for name, value in settings.items() if hasattr(config_class, name)}
-    settings |= {
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": tokenizer.model_max_length,
-        "pad_token_id": tokenizer.pad_token_id,
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {name: index for index, name in enumerate(label_names)},
-        "problem_type": "single_label_classification",
-    }
-    if config_class is WaveConfig:
-        settings["conv_kernel_size"] = arguments.conv_kernel_size or None
-    return make(config_class(**settings | dict(others)))
+
+    def make_model(
+        arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str]
+    ) -> PreTrainedModel:
+        settings = {name: value for name, value in vars(arguments).items() if value is not None}
+        if config_class is not WaveConfig:
+            settings["intermediate_size"] = 4 * arguments.hidden_size
+        settings = {name: value for name, value in settings.items() if hasattr(config_class, name)}
+        settings |= {
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": tokenizer.model_max_length,
+            "pad_token_id": tokenizer.pad_token_id,
+            "id2label": dict(enumerate(label_names)),
+            "label2id": {name: index for index, name in enumerate(label_names)},
+            "problem_type": "single_label_classification",
+        }
+        if config_class is WaveConfig:
+            settings["conv_kernel_size"] = arguments.conv_kernel_size or None
+        return make(config_class(**settings | dict(others)))
+
+    make_model.__qualname__ = kind  # what the record of a run says
+    return make_model
 
 
 def train_svm(data: TextData, folder: Path, seed: int) -> None:

@@ -92,7 +92,6 @@ EXPERIMENTS = {
                     {"hidden_dropout_prob": 0.0},
                     {"hidden_dropout_prob": 0.1},
                     {"magnitude": "rms"},
-                    {"restore": "magnitude"},
                 )
             ]
         },

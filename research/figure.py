@@ -4,14 +4,13 @@ import pandas as pd
 from scipy.stats import t
 
 from .runs import ROOT
-from .tables import TITLES, list_accuracies, list_kinds, read_current
+from .tables import TITLES, list_accuracies, list_kinds, pick, read_current
 
 PATH = ROOT / "docs" / "figures" / "reproduction.png"
 LABELS = {
     "small": "ours, small",
     "medium": "ours, medium",
-    "linear": "linear way back",
-    "abs": "way back by magnitude",
+    "linear": "other way back",
     "no-phase": "without phase",
     "no-context": "without context",
     "bag": "feed-forward block",
@@ -30,7 +29,7 @@ def draw() -> None:
     current = read_current()
     figure = Figure(figsize=(9, 10), layout="constrained")
     for axes, (data, title) in zip(figure.subplots(3, 2).flat, TITLES.items(), strict=False):
-        found = {kind: lines for kind in list_kinds() if (lines := current.get(f"{data}-{kind}"))}
+        found = {kind: lines for kind in list_kinds() if (lines := pick(current, data, kind))}
         means = {kind: 100 * pd.Series(list_accuracies(lines)).mean() for kind, lines in found.items()}
         for place, kind in enumerate(sorted(found, key=means.__getitem__)):
             values, colour = (

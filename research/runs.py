@@ -1,8 +1,7 @@
 """What all experiments share: result files, the rows of a data set, and one training run."""
 
-import functools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from wave_network.files import describe_run, read_commit, read_json, read_lines
 from wave_network.training.finetune import finetune
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
 
-from .baselines import make_model, train_svm
+from .baselines import choose_maker, train_svm
 from .recipes import DataSet, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -77,9 +76,7 @@ def train(
             train_svm(load_text_data(**rows), folder, seed)
         else:
             known, others = split_model(model)
-            maker: Callable | None = None
-            if kind != "wave" or others:
-                maker = functools.partial(make_model, kind, others)
+            maker = None if kind == "wave" and not others else choose_maker(kind, others)
             settings = {"seed": seed, "resume": checkpoint is not None, **training}
             finetune(
                 DataArguments(**rows), ModelArguments(**known), RunArguments(str(folder), **settings), make_model=maker

@@ -113,18 +113,22 @@ def make_claims() -> str:
 
 def list_kinds() -> dict[str, str]:
     """What is compared on every data set, by the end of a recipe's name, and what it is."""
-    kinds = {"small": "our small model", "medium": "our medium model"}
-    kinds |= {name: about for name, (_, _, about) in ABLATIONS.items()}
+    kinds = {"small": "our small model", "medium": "our medium model", "linear": "ours with the other way back"}
+    kinds |= {name: ABLATIONS[name][-1] for name in ("no-phase", "no-context", "bag")}
     kinds |= {name: RECIPES[f"trec6-{name}"].about for name in ("svm", "fasttext")}
     return kinds | {name: rival.about for name, rival in RIVALS.items()}
+
+
+def pick(current: dict[str, Rows], data: str, kind: str) -> Rows:
+    """The lines of a kind on a data set. The other way back is linear or by magnitude: what our small model has not."""
+    return current.get(f"{data}-{kind}") or (current.get(f"{data}-abs", []) if kind == "linear" else [])
 
 
 def make_comparison() -> str:
     """The test accuracy of every model on every data set."""
     current = read_current()
     return write_table(
-        {"model": about}
-        | {title: show(list_accuracies(current.get(f"{data}-{kind}", []))) for data, title in TITLES.items()}
+        {"model": about} | {title: show(list_accuracies(pick(current, data, kind))) for data, title in TITLES.items()}
         for kind, about in list_kinds().items()
     )
 
@@ -135,11 +139,11 @@ def make_distances() -> str:
     return write_table(
         {"our small model, less": about}
         | {
-            title: show_distance(current.get(f"{data}-small", []), current.get(f"{data}-{kind}", []))
+            title: show_distance(pick(current, data, "small"), pick(current, data, kind))
             for data, title in TITLES.items()
         }
         for kind, about in list_kinds().items()
-        if kind != "small"
+        if kind not in ("small", "medium", "svm", "cnn")
     )
 
 
@@ -224,13 +228,15 @@ def make_classification() -> str:
     """The defaults of finetune beside the SVM."""
     groups: dict[tuple[str, str], Rows] = {}
     for line in read_results(RESULTS / "classification.jsonl"):
-        groups.setdefault((line["data"], show_case(line["case"])), []).append(line)
+        words = "" if line["case"] == SVM else "".join(f" --{name} {value}" for name, value in line["case"].items())
+        case = show_case(SVM) if line["case"] == SVM else f"`wave-network finetune{words}`"
+        groups.setdefault((line["data"], case), []).append(line)
     return write_table(
         {
             "data (train + validation / test rows)": "{} ({train:,} + {validation:,} / {test:,})".format(
                 DATA_SETS[data].title, **lines[0]["rows"]
             ),
-            "model": case if lines[0]["case"] == SVM else f"`wave-network finetune`, {case}",
+            "model": case,
             "test accuracy, %": show(list_accuracies(lines)),
             "runs": len(lines),
             "parameters": f"{lines[0]['parameters']:,}",

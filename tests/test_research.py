@@ -15,7 +15,7 @@ from transformers import BertTokenizer, PreTrainedModel, TrainerCallback
 
 from wave_network import WaveConfig, WaveForSequenceClassification
 from wave_network.research import bars, bench, compare, errors, polar, reproduce, runs, tables
-from wave_network.research.baselines import KINDS, make_model
+from wave_network.research.baselines import KINDS, choose_maker
 from wave_network.research.recipes import DATA_SETS, MOST_PARAMETERS, OURS, RECIPES, Claim, DataSet, Recipe
 from wave_network.training.settings import ModelArguments, RunArguments
 
@@ -34,7 +34,7 @@ def make(kind: str, **settings: Any) -> PreTrainedModel:
     torch.manual_seed(0)
     others = {"num_attention_heads": 2} if kind == "transformer" else {}
     arguments = ModelArguments(**MODEL | settings)
-    return make_model(kind, others, arguments, make_tokenizer(VOCABULARY, LENGTH), NAMES).eval()
+    return choose_maker(kind, others)(arguments, make_tokenizer(VOCABULARY, LENGTH), NAMES).eval()
 
 
 # --- Recipes ----------------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def test_a_model_is_as_large_as_it_may_be(name: str):
     known, others = runs.split_model(model)
     tokenizer = make_tokenizer(model["vocab_size"], model.get("max_length", 512))
     with torch.device("meta"):
-        made = make_model(RECIPES[name].kind, others, ModelArguments(**known), tokenizer, list(map(str, range(20))))
+        made = choose_maker(RECIPES[name].kind, others)(ModelArguments(**known), tokenizer, list(map(str, range(20))))
     most = 12_000_000 if name.endswith("medium") else MOST_PARAMETERS
     assert made.num_parameters() <= most
     if RECIPES[name].kind in ("transformer", "fnet", "cnn"):  # rivals are no smaller than ours without a reason
