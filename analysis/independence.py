@@ -108,7 +108,9 @@ def differentiate(function: Map, x_1LI: torch.Tensor, dimensions: int, token: in
     jacobian_OLI = torch.autograd.functional.jacobian(lambda x_BLI: function(x_BLI)[0, token], x_1LI)[:, 0]
     parts_ODLID = jacobian_OLI.double().cpu().square().unflatten(2, (-1, dimensions)).unflatten(0, (-1, dimensions))
     energy_DLD = parts_ODLID.sum(dim=(0, 3))
-    return energy_DLD.sum(dim=1), float(energy_DLD.sum() - energy_DLD[:, token].sum())
+    energy_DD = energy_DLD.sum(dim=1)
+    energy_DLD[:, token] = 0
+    return energy_DD, float(energy_DLD.sum())
 
 
 # The tables of words.
