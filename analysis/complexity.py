@@ -53,7 +53,7 @@ class ComplexitySettings(Settings):
     seconds: float = setting("How long each layer is timed, at least.", 1.0)
 
 
-def measure_complexity(experiment: Experiment, settings: ComplexitySettings) -> Result:
+def measure(experiment: Experiment, settings: ComplexitySettings) -> Result:
     """A row for each layer and length. Details: `hidden_size`."""
     width, table = settings.hidden_size or experiment.model.config.hidden_size, []
     layers = make_layers(experiment, width)
@@ -116,7 +116,7 @@ def measure_time(step: Step, seconds: float, device: torch.device) -> float:
     return 1000 * min(timer.blocked_autorange(min_run_time=seconds).times)
 
 
-def draw_complexity(record: dict[str, Any], result: Result) -> Iterator[Picture]:
+def draw(record: dict[str, Any], result: Result) -> Iterator[Picture]:
     what = f"One layer of width {result.details['hidden_size']:,}, forward and backward, 1 text; {record['device']}"
     figure = new_figure(15, 6, what)
     for axes, (measure, title) in zip(figure.subplots(1, 3), MEASURES.items(), strict=True):
@@ -142,7 +142,7 @@ def find_curve(result: Result, layer: str, measure: str) -> tuple[list[int], lis
     return [row["length (tokens)"] for row in rows], [row[measure] for row in rows]
 
 
-def describe_complexity(record: dict[str, Any], result: Result) -> str:
+def describe(record: dict[str, Any], result: Result) -> str:
     lengths, times = find_curve(result, WAVE, "time (ms)")
     ratios = np.array(find_curve(result, ATTENTION, "time (ms)")[1]) / times
     fitted = [{"layer": layer} | {each: fit(*find_curve(result, layer, each)) for each in MEASURES} for layer in LAYERS]
@@ -159,11 +159,4 @@ def fit(lengths: Sequence[float], costs: Sequence[float]) -> float | None:
     return float(np.polyfit(np.log(lengths), np.log(costs), 1)[0]) if len(lengths) > 1 else None
 
 
-STUDY = Study(
-    title="What a layer costs",
-    settings=ComplexitySettings,
-    measure=measure_complexity,
-    draw=draw_complexity,
-    describe=describe_complexity,
-    needs_data=False,
-)
+STUDY = Study("What a layer costs", ComplexitySettings, measure, draw, describe, needs_data=False)

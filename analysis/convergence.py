@@ -32,7 +32,7 @@ class ConvergenceSettings(TrainingSettings):
     test_texts: int = setting("Texts on which the accuracy is measured, at most.", 256)
 
 
-def measure_convergence(experiment: Experiment, settings: ConvergenceSettings) -> Result:
+def measure(experiment: Experiment, settings: ConvergenceSettings) -> Result:
     """
     A row for each model. Details: `curves`, by model: `batches`, after how many the accuracy was measured; `accuracy`,
     in percent, and `seconds` of training until then, a list for each seed; `test_texts`.
@@ -105,7 +105,7 @@ def find_deviation(values: list[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def draw_convergence(record: dict[str, Any], result: Result) -> Iterator[Picture]:
+def draw(record: dict[str, Any], result: Result) -> Iterator[Picture]:
     data, trainings = record["data"], result.table[0]["trainings"]
     what = f"{data['name']}, {data['held_out_split']}: {result.details['test_texts']:,} texts; {trainings} trainings"
     figure = new_figure(12, 6, f"{what} of each model, width {record['model']['hidden_size']:,}; {record['device']}")
@@ -131,7 +131,7 @@ def draw_convergence(record: dict[str, Any], result: Result) -> Iterator[Picture
     )
 
 
-def describe_convergence(record: dict[str, Any], result: Result) -> str:
+def describe(record: dict[str, Any], result: Result) -> str:
     wave, sentences = result.table[0], []
     for row in result.table:
         spread = row["standard deviation (points)"]
@@ -149,11 +149,4 @@ def describe_convergence(record: dict[str, Any], result: Result) -> str:
     )
 
 
-STUDY = Study(
-    title="How fast the models learn",
-    settings=ConvergenceSettings,
-    measure=measure_convergence,
-    draw=draw_convergence,
-    describe=describe_convergence,
-    lengths=("max_length",),
-)
+STUDY = Study("How fast the models learn", ConvergenceSettings, measure, draw, describe, lengths=("max_length",))

@@ -32,7 +32,7 @@ class GradientsSettings(TrainingSettings):
     batch_size: int = setting("Texts in a batch.", 32)
 
 
-def measure_gradients(experiment: Experiment, settings: GradientsSettings) -> Result:
+def measure(experiment: Experiment, settings: GradientsSettings) -> Result:
     """
     A row for each model and part. Details: `norms`, by model and part, the norm in each step, a list for each seed: for
     a batch's [CLS] tokens and texts the mean of their norms.
@@ -95,7 +95,7 @@ def summarise(norms: list[list[float]]) -> dict[str, Any]:
     }
 
 
-def draw_gradients(record: dict[str, Any], result: Result) -> Iterator[Picture]:
+def draw(record: dict[str, Any], result: Result) -> Iterator[Picture]:
     row = result.table[0]
     title = f"{record['data']['name']}: {row['trainings']} trainings of {row['steps']:,} steps, batches of "
     figure = new_figure(14, 6, f"{title}{record['settings']['batch_size']}, width {record['model']['hidden_size']:,}")
@@ -110,13 +110,12 @@ def draw_gradients(record: dict[str, Any], result: Result) -> Iterator[Picture]:
     yield Picture(
         "gradients",
         figure,
-        "Gradient: how the loss wants a part of the model to change; its length says how much. Left, at the first token "
-        "of a text; middle, at all its tokens; right, at the last layer. Line: mean of the trainings. Band: one "
-        "standard deviation.",
+        "Gradient: how the loss wants a part of the model to change; its length says how much. Left: the first token. "
+        "Middle: all tokens of a text. Right: the last layer. Line: mean of the trainings. Band: one standard deviation.",
     )
 
 
-def describe_gradients(record: dict[str, Any], result: Result) -> str:
+def describe(record: dict[str, Any], result: Result) -> str:
     rows = {(row["model"], row["gradient of"]): row for row in result.table}
     told, shares = [], []
     for part in PARTS:
@@ -134,11 +133,4 @@ def describe_gradients(record: dict[str, Any], result: Result) -> str:
     )
 
 
-STUDY = Study(
-    title="Gradients, step by step",
-    settings=GradientsSettings,
-    measure=measure_gradients,
-    draw=draw_gradients,
-    describe=describe_gradients,
-    lengths=("max_length",),
-)
+STUDY = Study("Gradients, step by step", GradientsSettings, measure, draw, describe, lengths=("max_length",))

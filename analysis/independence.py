@@ -41,7 +41,7 @@ class IndependenceSettings(Settings):
     max_length: int = setting("Tokens to which these are cut.", 32)
 
 
-def measure_independence(experiment: Experiment, settings: IndependenceSettings) -> Result:
+def measure(experiment: Experiment, settings: IndependenceSettings) -> Result:
     """A row for each Jacobian and each table of words. Details: `bert_shape`, width and layers of the BERT."""
     model, given = experiment.model, experiment.arguments.bert
     bert = experiment.load_bert(2, **make_bert_shape(768, 12)).eval()
@@ -132,7 +132,7 @@ def measure_table(name: str, table_VD: torch.Tensor) -> dict[str, Any]:
     return dict.fromkeys(COLUMNS) | row | {MEAN: mean, LARGEST: float(correlations_DD.max())}
 
 
-def draw_independence(record: dict[str, Any], result: Result) -> Iterator[Picture]:
+def draw(record: dict[str, Any], result: Result) -> Iterator[Picture]:
     rows = [row for row in result.table if row[SHARE] is not None]
     figure = new_figure(11, 5, f"{record['model']['name']} and {name_bert(record, result)}")
     axes = figure.add_subplot()
@@ -162,7 +162,7 @@ def name_bert(record: dict[str, Any], result: Result) -> str:
     return f"BERT {name} ({shape['num_hidden_layers']} layers, width {shape['hidden_size']})"
 
 
-def describe_independence(record: dict[str, Any], result: Result) -> str:
+def describe(record: dict[str, Any], result: Result) -> str:
     rows = {row["of"]: row for row in result.table}
     shares = {name: format_share(row[SHARE]) for name, row in rows.items() if row[SHARE] is not None}
     layer, bert_layer = rows["wave layer"], rows["layer of BERT"]
@@ -177,16 +177,11 @@ def describe_independence(record: dict[str, Any], result: Result) -> str:
         f"connection keeps dimensions in place. The first layer of {name_bert(record, result)} has "
         f"{shares['layer of BERT']}. From other tokens come {layer[TOKENS]:.3g} % of the squares in the wave layer and "
         f"{bert_layer[TOKENS]:.3g} % in BERT's.{new}\n\n"
-        f"**In the table of words.** Two dimensions of the Wave Network are correlated by {wave[MEAN]:.3f} (mean of the "
-        f"absolute), of BERT by {bert[MEAN]:.3f}, of a random table by {random[MEAN]:.3f}."
+        f"**In the table of words.** Two dimensions of the Wave Network are correlated by {wave[MEAN]:.3f} (mean of "
+        f"the absolute), of BERT by {bert[MEAN]:.3f}, of a random table by {random[MEAN]:.3f}."
     )
 
 
 STUDY = Study(
-    title="Independence of the embedding dimensions",
-    settings=IndependenceSettings,
-    measure=measure_independence,
-    draw=draw_independence,
-    describe=describe_independence,
-    lengths=("max_length",),
+    "Independence of the embedding dimensions", IndependenceSettings, measure, draw, describe, lengths=("max_length",)
 )

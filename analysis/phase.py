@@ -37,7 +37,7 @@ class PhaseSettings(Settings):
     texts: int = setting("Texts at each length, at most: those that are long enough.", 64)
 
 
-def measure_phase(experiment: Experiment, settings: PhaseSettings) -> Result:
+def measure(experiment: Experiment, settings: PhaseSettings) -> Result:
     """A row for each length and magnitude. No details."""
     rows = experiment.draw_rows()
     encoded = experiment.encode(rows[:], max(settings.lengths))
@@ -102,7 +102,7 @@ def find_phases(w_BLD: torch.Tensor, magnitude: str) -> torch.Tensor:
     return torch.atan2(im_BLD, re_BLD).masked_fill((re_BLD == 0) & (im_BLD == 0), math.pi / 2)
 
 
-def draw_phase(record: dict[str, Any], result: Result) -> Iterator[Picture]:
+def draw(record: dict[str, Any], result: Result) -> Iterator[Picture]:
     data = record["data"]
     figure = new_figure(12, 6, f"{record['model']['name']} on {data['name']}, {data['held_out_split']}")
     for axes, (magnitude, (label, colour)) in zip(figure.subplots(1, 2, sharey=True), MAGNITUDES.items(), strict=True):
@@ -128,7 +128,7 @@ def draw_phase(record: dict[str, Any], result: Result) -> Iterator[Picture]:
     )
 
 
-def describe_phase(record: dict[str, Any], result: Result) -> str:
+def describe(record: dict[str, Any], result: Result) -> str:
     first, last = ({row["magnitude"]: row for row in result.table[place]} for place in (slice(0, 2), slice(-2, None)))
     short, long = first["l2"]["length (tokens)"], last["l2"]["length (tokens)"]
     worst = max(abs(row["mean cos^2"] * row["length (tokens)"] - 1) for row in result.table if row["magnitude"] == "l2")
@@ -139,15 +139,8 @@ def describe_phase(record: dict[str, Any], result: Result) -> str:
         f"{long:,}, where {last['l2'][near]:.1f} % lie within {NEAR} rad of π/2. It must be so: the energy shares cos² "
         f"of a text sum to one, so their mean is 1 / n in every model (measured to within {max(worst, 1e-15):.0e}).\n\n"
         f"With the RMS magnitude the standard deviation goes from {first['rms'][spread]:.3g} to "
-        f"{last['rms'][spread]:.3g} rad. The model was trained with the {record['model']['magnitude'].upper()} magnitude."
+        f"{last['rms'][spread]:.3g} rad. This model was trained with {record['model']['magnitude'].upper()}."
     )
 
 
-STUDY = Study(
-    title="The scale of the phase",
-    settings=PhaseSettings,
-    measure=measure_phase,
-    draw=draw_phase,
-    describe=describe_phase,
-    lengths=("lengths",),
-)
+STUDY = Study("The scale of the phase", PhaseSettings, measure, draw, describe, lengths=("lengths",))

@@ -24,9 +24,6 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     HfArgumentParser,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     set_seed,
 )
 
@@ -92,7 +89,7 @@ class Result:
     Attributes:
         table: One dictionary for each row, with the same keys: names of columns, with their units. A cell is a number,
             a string, or None where there is nothing.
-        details: What else the figures and the report need; the `measure_*` function of a study describes it.
+        details: What else the figures and the report need; the function `measure` of a study describes it.
     """
 
     table: list[dict[str, Any]]
@@ -116,9 +113,8 @@ class Study:
         title: The heading of its report.
         settings: Its own settings, a subclass of `Settings` with a default for each field.
         measure: Measures it.
-        draw: The figures of a result, from the record of the run and the result.
-        describe: The findings in words, as Markdown, from the same.
-        pages: Other files by their names, from the same.
+        draw, describe, pages: The figures of a result, its findings in words, as Markdown, and other files by their
+            names, from the record of the run and the result.
         lengths: Which settings say how many tokens a model reads.
         needs_data, needs_classifier: Whether it needs labelled data, and a trained classifier.
     """
@@ -154,8 +150,8 @@ def analyze(study: str, model: str, **settings: Any) -> Result:
         ValueError: A setting, the model or the data are not allowed; the message names it.
         OSError: The model or the data cannot be found, or the output folder exists.
     """
-    parser = HfArgumentParser([AnalyzeArguments, load_study(study).settings])
-    return run_study(study, *parser.parse_dict({"model": model, **settings}))[1]
+    types: Any = [AnalyzeArguments, load_study(study).settings]
+    return run_study(study, *HfArgumentParser(types).parse_dict({"model": model, **settings}))[1]
 
 
 def run_study(name: str, arguments: AnalyzeArguments, settings: Any) -> tuple[Path, Result]:
@@ -187,15 +183,11 @@ class Experiment:
             check_lengths(study, settings, read_config("bert", arguments.bert, "bert"))
         if arguments.data is None and study.needs_data:
             raise ValueError(f"`data` must be given for the study {name!r}: what `finetune --dataset` takes.")
-        model: Any = load_model(arguments.model, config, name, study.needs_classifier)
-        self.model = model.to(self.device).eval()
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(arguments.model)
-        self.data: Any = arguments.data and load_text_data(
-            arguments.data,
-            dataset_config=arguments.dataset_config,
-            text_columns=arguments.text_columns,
-            label_column=arguments.label_column,
-        )
+        self.model = load_model(arguments.model, config, name, study.needs_classifier).to(self.device).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+        columns = {"text_columns": arguments.text_columns, "label_column": arguments.label_column}
+        how: dict[str, Any] = {"dataset_config": arguments.dataset_config, **columns}
+        self.data: Any = arguments.data and load_text_data(arguments.data, **how)
         self.record = self.describe(name, settings)
 
     @property
@@ -208,32 +200,32 @@ class Experiment:
         return self.held_out.shuffle(seed=self.seed).take(min(count or len(self.held_out), len(self.held_out)))
 
     def encode(
-        self, rows: Mapping[str, Sequence[Any]], max_length: int, tokenizer: PreTrainedTokenizerBase | None = None
+        self, rows: Mapping[str, Sequence[Any]], max_length: int, tokenizer: Any | None = None
     ) -> list[list[int]]:
         """The token ids of rows, `[CLS] text [SEP]`, cut to a length; by the model's own tokenizer unless given."""
         return (tokenizer or self.tokenizer)(*list_texts(rows), truncation=True, max_length=max_length)["input_ids"]
 
     def load_bert(self, num_labels: int, **shape: Any) -> Any:
         """The BERT of `bert`, with a new classifier for other labels; or one of this shape with random weights."""
-        name = self.arguments.bert
-        if name is None:
-            return BertForSequenceClassification(BertConfig(num_labels=num_labels, **shape)).to(self.device)
-        labels: dict[str, Any] = {"num_labels": num_labels, "ignore_mismatched_sizes": True}
-        return BertForSequenceClassification.from_pretrained(name, **labels).to(self.device)
+        labels: dict[str, Any] = {"num_labels": num_labels}
+        if self.arguments.bert is None:
+            model: Any = BertForSequenceClassification(BertConfig(**labels, **shape))
+        else:
+            labels["ignore_mismatched_sizes"] = True
+            model = BertForSequenceClassification.from_pretrained(self.arguments.bert, **labels)
+        return model.to(self.device)
 
     def describe(self, name: str, settings: Any) -> dict[str, Any]:
         """The record of the run: what decides the findings of a study, and on which machine."""
         config, data = self.model.config, self.data
-        keys = ("hidden_size", "num_hidden_layers", "wave_operation", "magnitude")
-        model = {"name": shorten(self.arguments.model), "parameters": self.model.num_parameters()}
-        record = {"study": name, "seed": self.seed, "settings": asdict(settings)}
-        record["model"] = model | {key: getattr(config, key) for key in keys}
-        record["bert"] = self.arguments.bert and shorten(self.arguments.bert)
+        record = {"study": name, "seed": self.seed, "settings": asdict(settings), "bert": shorten(self.arguments.bert)}
+        record["model"] = {"name": shorten(self.arguments.model), "parameters": self.model.num_parameters()}
+        for key in ("hidden_size", "num_hidden_layers", "wave_operation", "magnitude"):
+            record["model"][key] = getattr(config, key)
         record["data"] = data and {
             "name": data.name,
             "fingerprint": data.fingerprint,
-            "train_rows": len(data.train),
-            "held_out_rows": len(self.held_out),
+            "rows": {"train": len(data.train), "measured": len(self.held_out)},
             "held_out_split": "validation" if data.test is None else "test",
             "classes": len(data.label_names),
         }
@@ -241,7 +233,7 @@ class Experiment:
         return record | describe_run(torch.cuda.get_device_name(self.device) if is_gpu else "cpu")
 
 
-def check_lengths(study: Study, settings: Any, config: PreTrainedConfig) -> None:
+def check_lengths(study: Study, settings: Any, config: Any) -> None:
     """ValueError that names the setting if a model has no positions for so many tokens."""
     if getattr(config, "position_embedding_type", "absolute") == "absolute":
         for name in study.lengths:
@@ -250,7 +242,7 @@ def check_lengths(study: Study, settings: Any, config: PreTrainedConfig) -> None
                 raise ValueError(f"`{name}` must be at most {most}, as {config.name_or_path!r} has it; got {length}.")
 
 
-def load_model(name: str, config: PreTrainedConfig, study: str, needs_classifier: bool) -> PreTrainedModel:
+def load_model(name: str, config: Any, study: str, needs_classifier: bool) -> Any:
     """A Wave Network with its trained classifier, or without one if there is none and none is needed."""
     is_classifier = WaveForSequenceClassification.__name__ in (config.architectures or [])
     problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
@@ -262,7 +254,7 @@ def load_model(name: str, config: PreTrainedConfig, study: str, needs_classifier
     return (WaveForSequenceClassification if is_classifier else WaveModel).from_pretrained(name)
 
 
-def read_config(setting: str, name: str, family: str) -> PreTrainedConfig:
+def read_config(setting: str, name: str, family: str) -> Any:
     """The config of a model; ValueError if it is of another family."""
     config = AutoConfig.from_pretrained(name)
     if config.model_type != family:
@@ -285,9 +277,9 @@ def list_texts(rows: Mapping[str, Sequence[Any]]) -> list[list[str]]:
     return [list(rows[name]) for name in ("text", "text_pair") if name in rows]
 
 
-def shorten(name: str) -> str:
+def shorten(name: str | None) -> str | None:
     """A folder without its path, which says nothing elsewhere; a name on the Hub as it is."""
-    return Path(name).resolve().name if Path(name).exists() else name
+    return Path(name).resolve().name if name and Path(name).exists() else name
 
 
 def read_result(path: Path) -> tuple[dict[str, Any], Result]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, BertForSequenceClassification, PreTrainedTokenizerBase, set_seed
+from transformers import AutoTokenizer, BertForSequenceClassification, set_seed
 
 from ..modeling_wave import WaveForSequenceClassification
 from .figures import LOOKS
@@ -38,7 +38,7 @@ class Contender(NamedTuple):
     """A model, what makes tokens of its texts, and its optimizer."""
 
     model: Any
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any
     optimizer: torch.optim.Optimizer
 
     def encode(self, rows: Mapping[str, Sequence[Any]], max_length: int) -> dict[str, torch.Tensor]:
@@ -116,10 +116,8 @@ def draw_batches(rows: Dataset, size: int, count: int, seed: int) -> Iterator[di
 def describe_bert(record: Mapping[str, Any]) -> str:
     """Which BERT took part, in words."""
     if record["bert"]:
-        return (
-            f"BERT is {record['bert']} with its trained weights. The Transformer layer is one new layer of its shape "
-            "on its token embeddings, as in the paper."
-        )
+        layer = "The Transformer layer is one new layer of its shape on its token embeddings, as in the paper."
+        return f"BERT is {record['bert']} with its trained weights. {layer}"
     return (
         "BERT (12 layers) and the Transformer layer (one) start from **random weights**, as the Wave Networks do. This "
         "says nothing about a BERT that was pre-trained: for that, `--bert bert-base-uncased`."

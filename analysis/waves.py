@@ -35,8 +35,8 @@ BAR = ["#E69F00", "#56B4E9"]
 WORDS = {
     ENERGY: "How much of the text's energy a token has, over all dimensions and both of its waves. All tokens together "
     "have 100 %. It says what the layer mixes, not what decides.",
-    GRADIENTS: "What a token adds to the score (logit) of the predicted class, beside a text whose words are empty. Blue: "
-    "it speaks for the class. Orange: against it.",
+    GRADIENTS: "What a token adds to the score (logit) of the predicted class, beside a text whose words are empty. "
+    "Blue: it speaks for the class. Orange: against it.",
     INTERFERENCE: "The layer makes two waves of each token. 1: they swing together and strengthen each other. -1: they "
     "swing against each other and weaken each other. The mean over the dimensions.",
 }
@@ -54,7 +54,7 @@ class WavesSettings(Settings):
     steps: int = setting("Steps of integrated gradients.", 50)
 
 
-def measure_waves(experiment: Experiment, settings: WavesSettings) -> Result:
+def measure(experiment: Experiment, settings: WavesSettings) -> Result:
     """
     A row for each token of the text. Details: `text`; `label`, the predicted class, and its `probability`; `rest`, by
     how much the sum of the integrated gradients misses the difference of the logits; `texts`, how many words are taken
@@ -205,7 +205,7 @@ def delete(model: Any, ids: list[int], orders: Sequence[np.ndarray], target: int
 
 
 def summarise(measured: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """What the curves of all texts come to, as `measure_waves` describes it."""
+    """What the curves of all texts come to, as `measure` describes it."""
     parts, areas = torch.tensor(FRACTIONS), {}
     by_order = {name: torch.trapezoid(torch.tensor([list(each[name]) for each in measured]), parts) for name in ORDERS}
     for name, areas_N in by_order.items():
@@ -215,7 +215,7 @@ def summarise(measured: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
     return {"texts": len(measured), "areas": areas}
 
 
-def draw_waves(record: dict[str, Any], result: Result) -> Iterator[Picture]:
+def draw(record: dict[str, Any], result: Result) -> Iterator[Picture]:
     details, tokens = result.details, [row["token"] for row in result.table]
     title = f"{record['model']['name']} says: {details['label']} ({details['probability']:.1%})"
     figure = new_figure(12, max(4, 0.32 * len(tokens) + 2), title)
@@ -235,7 +235,7 @@ def draw_waves(record: dict[str, Any], result: Result) -> Iterator[Picture]:
     )
 
 
-def describe_waves(record: dict[str, Any], result: Result) -> str:
+def describe(record: dict[str, Any], result: Result) -> str:
     details, text = result.details, " ".join(result.details["text"].split())
     by_share, by_gradient = (
         ", ".join(f"`{row['token']}`" for row in sorted(result.table, key=lambda row: -row[name])[:3])
@@ -291,12 +291,12 @@ or a piece of one; [CLS] and [SEP] mark the ends of the text.</p>
 
 
 STUDY = Study(
-    title="The waves of a text",
-    settings=WavesSettings,
-    measure=measure_waves,
-    draw=draw_waves,
-    describe=describe_waves,
-    pages=lambda record, result: {"waves.html": make_page(record, result)},
+    "The waves of a text",
+    WavesSettings,
+    measure,
+    draw,
+    describe,
+    lambda record, result: {"waves.html": make_page(record, result)},
     lengths=("max_length", "deletion_length"),
     needs_data=False,
     needs_classifier=True,

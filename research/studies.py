@@ -4,7 +4,6 @@ A result that is shown there lies in research/results/analysis/STUDY/result.json
 findings stand between `<!-- study: NAME -->` and `<!-- end of study -->`.
 """
 
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -30,8 +29,9 @@ def main() -> None:
                 shutil.copy(picture, FIGURES)
         versions = ", ".join(f"{package} {record['versions'][package]}" for package in ("transformers", "torch"))
         findings = f"{load_study(name).describe(record, result)}\n\n*{record['date']}, {record['device']}, {versions}.*"
-        place = re.compile(rf"(<!-- study: {name} -->\n).*?(\n<!-- end of study -->)", flags=re.DOTALL)
-        text = place.sub(lambda found, findings=findings: found[1] + findings + found[2], text)
+        before, start, rest = text.partition(f"<!-- study: {name} -->\n")
+        _, end, after = rest.partition("\n<!-- end of study -->")
+        text = before + start + findings + end + after
     write_text(page, text)
 
 
