@@ -111,7 +111,7 @@ def count_kept(forward: Step, known: Sequence[torch.Tensor]) -> int:
 
 def measure_time(step: Step, seconds: float, device: torch.device) -> float:
     """The fastest of many runs, in milliseconds: what slows the others is not the step."""
-    clock = {"timer": time.process_time} if device.type == "cpu" else {}
+    clock: Any = {"timer": time.process_time} if device.type == "cpu" else {}
     timer = Timer("step()", globals={"step": step}, **clock)
     return 1000 * min(timer.blocked_autorange(min_run_time=seconds).times)
 

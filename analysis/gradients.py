@@ -64,7 +64,7 @@ def find_gradients(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, lis
     The gradients of a batch, by part: of each text's own loss by the embedding of its first token, (D,), and of all its
     tokens, (n, D); of the mean loss by the parameters of the classifier, as one vector.
     """
-    found = []
+    found: list[Any] = []
 
     def keep(table: torch.nn.Module, ids: Any, embeddings_BLD: torch.Tensor) -> None:
         embeddings_BLD.retain_grad()
@@ -111,7 +111,7 @@ def draw(record: dict[str, Any], result: Result) -> Iterator[Picture]:
         "gradients",
         figure,
         "Gradient: how the loss wants a part of the model to change; its length says how much. Left: the first token. "
-        "Middle: all tokens of a text. Right: the last layer. Line: mean of the trainings. Band: one standard deviation.",
+        "Middle: all tokens of a text. Right: the last layer. Line: mean of the trainings. Band: standard deviation.",
     )
 
 

@@ -22,8 +22,8 @@ from .phase import find_embeddings, find_variants
 from .study import Experiment, Picture, Result, Settings, Study, setting
 from .trainings import make_bert_shape
 
-MAPS = ("lift", "superposition", "linear map to the variants")
-MAPS += ("wave layer without its residual", "wave layer", "layer of BERT")
+MAPS = ["lift", "superposition", "linear map to the variants"]
+MAPS += ["wave layer without its residual", "wave layer", "layer of BERT"]
 SHARE, ALIKE, TOKENS = "off-diagonal share (%)", "if all mix alike (%)", "from other tokens (%)"
 MEAN, LARGEST = "correlation, mean of the absolute", "correlation, largest absolute"
 WAVE, BERT, RANDOM = "Wave Network's table", "BERT's table", "random table"

@@ -218,7 +218,12 @@ class Experiment:
     def describe(self, name: str, settings: Any) -> dict[str, Any]:
         """The record of the run: what decides the findings of a study, and on which machine."""
         config, data = self.model.config, self.data
-        record = {"study": name, "seed": self.seed, "settings": asdict(settings), "bert": shorten(self.arguments.bert)}
+        record: dict[str, Any] = {
+            "study": name,
+            "seed": self.seed,
+            "settings": asdict(settings),
+            "bert": shorten(self.arguments.bert),
+        }
         record["model"] = {"name": shorten(self.arguments.model), "parameters": self.model.num_parameters()}
         for key in ("hidden_size", "num_hidden_layers", "wave_operation", "magnitude"):
             record["model"][key] = getattr(config, key)

@@ -63,7 +63,7 @@ def build(experiment: Experiment, settings: TrainingSettings, name: str) -> Cont
         rate = RATE_OF_TRAINED_BERT if given else RATE_OF_NEW_BERT
     if name.startswith("Wave"):
         config.wave_operation, config.num_labels = name.removeprefix("Wave, "), num_labels
-        model = WaveForSequenceClassification(config)
+        model: Any = WaveForSequenceClassification(config)
     elif given is None:
         tokens = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         positions = {"max_position_embeddings": max(512, settings.max_length)}

@@ -66,7 +66,9 @@ def measure(experiment: Experiment, settings: WavesSettings) -> Result:
     table, details = measure_text(experiment, *encode(experiment, shown, "max_length", settings)[0], settings.steps)
     generator = np.random.default_rng(experiment.seed)
     texts = encode(experiment, rows, "deletion_length", settings)
-    measured = [delete_words(experiment.model, *each, settings, generator) for each in tqdm(texts, unit=" texts")]
+    measured = [
+        delete_words(experiment.model, ids, places, settings, generator) for ids, places in tqdm(texts, unit=" texts")
+    ]
     return Result(table, {"text": " ".join(each[0] for each in shown.values())} | details | summarise(measured))
 
 
