@@ -137,13 +137,13 @@ def describe(record: dict[str, Any], result: Result) -> str:
         spread = row["standard deviation (points)"]
         beside = "" if spread is None else f" ± {spread:.1f}"
         times = row["ms per batch"] / wave["ms per batch"]
-        sentences.append(f"- **{row['model']}**: {row['accuracy (%)']:.1f}{beside} %, in {times:.1f} times the time")
+        sentences.append(
+            f"- **{row['model']}**: {row['accuracy (%)']:.1f}{beside} %, {times:.1f} times the time of modulation"
+        )
     error = 100 * math.sqrt(0.25 / result.details["test_texts"])
     return (
         f"Test accuracy after {wave['batches']:,} batches of {record['settings']['batch_size']} texts, mean ± standard "
-        f"deviation of {wave['trainings']} trainings; the time is that of modulation:\n\n"
-        + "\n".join(sentences)
-        + "\n\n"
+        f"deviation of {wave['trainings']} trainings:\n\n" + "\n".join(sentences) + "\n\n"
         f"On other test texts each accuracy would differ by a standard error of up to {error:.1f} points. "
         f"{describe_bert(record)}"
     )

@@ -29,9 +29,9 @@ def main() -> None:
                 shutil.copy(picture, FIGURES)
         versions = ", ".join(f"{package} {record['versions'][package]}" for package in ("transformers", "torch"))
         findings = f"{load_study(name).describe(record, result)}\n\n*{record['date']}, {record['device']}, {versions}.*"
-        before, start, rest = text.partition(f"<!-- study: {name} -->\n")
-        _, end, after = rest.partition("\n<!-- end of study -->")
-        text = before + start + findings + end + after
+        start, end = f"<!-- study: {name} -->\n", "<!-- end of study -->"
+        before, rest = text.split(start)
+        text = f"{before}{start}{findings}\n{end}{rest.partition(end)[2]}"
     write_text(page, text)
 
 

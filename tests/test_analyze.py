@@ -128,7 +128,11 @@ def test_settings_that_cannot_be_are_refused(
 
 
 def test_a_call_that_cannot_be_is_refused(model: Path, data: Path, tmp_path: Path, capsys: Any):
-    for command, name in ((["analyze"], "STUDY"), (["analyze", "phases"], "'phases'"), (["analyze", "phase"], "--model")):
+    for command, name in (
+        (["analyze"], "STUDY"),
+        (["analyze", "phases"], "'phases'"),
+        (["analyze", "phase"], "--model"),
+    ):
         assert name in refuse(command, capsys)
     command = ["analyze", "phase", "--model", str(model), "--output_dir", str(tmp_path / "out")]
     assert "`data` must be given for the study 'phase'" in refuse(command, capsys)
