@@ -274,7 +274,7 @@ def leave_out_splits(labels: Labels, are_declared: bool) -> None:
     """Deletes splits of which no row has a label; refuses those of which some rows have none."""
     for split in {"validation", "test"} & labels.keys():
         missing = [row for row, label in enumerate(labels[split], start=1) if label is None]
-        none = [None, []] if "-1" in labels["train"] and not are_declared else [None, [], "-1"]
+        none: list[Any] = [None, []] if "-1" in labels["train"] and not are_declared else [None, [], "-1"]
         if all(label in none for label in labels[split]):
             logger.warning("The %s split has no labels (none, or all -1): it is left out.", split)
             del labels[split]
