@@ -6,17 +6,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 RUN ?= runs/bbc_news
-SHARED := --numprocesses auto --maxprocesses 4 --dist loadfile
-PACKAGE := __init__.py py.typed analysis configuration export hub_card modeling_wave tokenization training
+# One thread for each of the processes that share the tests.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+PACKAGE := __init__.py __main__.py cli.py files.py py.typed analysis configuration data hub_card inference modeling_wave tokenization training
 
-.PHONY: help demo test test-oldest bench docs check hub clean
+.PHONY: help demo test nightly test-oldest bench check hub clean
 
 help:
 	@echo "make demo    set up, train on BBC News, load the result back and classify three headlines"
 	@echo "make test    set up, then the tests (no network)"
-	@echo "make test-oldest   the same with the oldest versions that are claimed, in an environment of their own"
-	@echo "make bench   measure speed, memory and numerical error (about 40 minutes), then make the tables and figures"
-	@echo "make docs    draw the figures of docs/analysis.md again, from the committed results of the studies"
+	@echo "make nightly       the tests that take minutes"
+	@echo "make test-oldest   the tests with the oldest versions that are claimed, in an environment of their own"
+	@echo "make bench   measure speed, memory and numerical error (15 minutes), then fill the tables of the documents"
 	@echo "make check   lint, format and types"
 	@echo "make hub     push a run:  make hub REPO=user/name [RUN=runs/bbc_news]"
 	@echo "make clean   remove the environment and caches; runs stay"
@@ -30,44 +31,35 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 $(DEV): $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[all,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev,onnx]"
 	touch $(DEV)
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 # Transformers' own tests are fetched before ours run, which need no network.
-# One thread for each of the processes that share them.
 test: $(DEV)
 	$(BIN)/python tests/fetch_transformers_tests.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED)
+	$(PYTEST)
+
+nightly: $(DEV)
+	$(PYTEST) -m nightly
 
 # constraints-oldest.txt has wheels for Python 3.10 to 3.12: `make test-oldest PYTHON=python3.11`.
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade -c constraints-oldest.txt "setuptools>=77" wheel
 	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt torch
-	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt --no-build-isolation -e ".[analyze,int8,lora,sentence-transformers,serve,sweep,track,dev]"
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt --no-build-isolation -e ".[dev]"
 	touch $@
 
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python tests/fetch_transformers_tests.py
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(SHARED)
+	$(subst $(BIN),$(OLDEST)/bin,$(PYTEST))
 
-# Goes on where it was stopped; nothing is measured twice at one commit. What trains models is measured by commands of
-# its own: classification.py, choices.py, int8.py and sparse_table.py --accuracy.
 bench: $(DEV)
-	$(BIN)/python benchmarks/bench.py
-	$(BIN)/python benchmarks/sparse_table.py
-	$(BIN)/python benchmarks/documents.py
-	$(BIN)/python benchmarks/allocator.py
-	$(BIN)/python benchmarks/profiles.py
-	$(BIN)/python benchmarks/tables.py
-	$(BIN)/python -m wave_network.analysis.curves
-
-docs: $(DEV)
-	$(BIN)/python -m wave_network.analysis.docs
-	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python -m research.bench
+	$(BIN)/python -m research.tables
 
 # The repository root is the package; links under its name let the type checker see it as one.
 check: $(DEV)

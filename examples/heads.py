@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from wave_network import WaveConfig, WaveForMaskedLM, train_wave_tokenizer
-from wave_network.training.data import load_text_data
+from wave_network.data.load import load_text_data
 
 
 def main(words: list[str] | None = None) -> None:

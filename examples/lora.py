@@ -17,7 +17,7 @@ from transformers import (
 )
 
 import wave_network  # noqa: F401  registers the model with the Auto classes
-from wave_network.training.data import load_text_data
+from wave_network.data.load import load_text_data
 
 try:
     from peft import LoraConfig, PeftModel, get_peft_model

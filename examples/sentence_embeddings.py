@@ -11,7 +11,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from wave_network import WaveConfig, WaveModel, train_wave_tokenizer
-from wave_network.training.data import load_text_data
+from wave_network.data.load import load_text_data
 
 try:
     from sentence_transformers import (

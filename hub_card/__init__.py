@@ -1,6 +1,7 @@
-"""The Hub room: the model card of a run, made from its files, and putting the run on the Hub."""
+"""The model card of a finished run, its pictures, and the way to the Hub."""
 
 from .card import write_card
-from .push import push_run, resolve_repo
+from .pictures import draw_pictures
+from .push import push_run
 
-__all__ = ["push_run", "resolve_repo", "write_card"]
+__all__ = ["draw_pictures", "push_run", "write_card"]

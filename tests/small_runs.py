@@ -58,8 +58,23 @@ def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 def write_data(folder: Path) -> Path:
     """A folder of splits. The number of test rows is odd, so that two processes share them unevenly."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "train.csv", make_rows(120, seed=0))
     write_csv(folder / "test.csv", make_rows(43, seed=1))
+    return folder
+
+
+def write_pairs(folder: Path) -> Path:
+    """A folder of pairs of texts, the same of both or not. The second of a pair has another length than the first."""
+    chooser = random.Random(0)
+    rows = []
+    for row in make_rows(120, seed=0):
+        label = chooser.choice(("same", "other"))
+        name = row["label"] if label == "same" else chooser.choice([name for name in WORDS if name != row["label"]])
+        second = " ".join(chooser.choices(WORDS[name], k=3))
+        rows.append({"sentence1": row["text"], "sentence2": second, "label": label})
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "train.csv", rows)
     return folder
 
 
@@ -68,6 +83,8 @@ def small_words(dataset: Path, output: Path, **settings: Any) -> list[str]:
     words = ["finetune", "--dataset", str(dataset), "--output_dir", str(output)]
     small = {name: value for name, value in SMALL.items() if "model" not in settings or name not in OF_A_NEW_MODEL}
     for name, value in (small | settings).items():
+        if value is None:  # what users get who leave it out
+            continue
         words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return words
 

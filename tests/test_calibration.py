@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from transformers import (
     pipeline,
 )
 
-from wave_network.analysis import draw_reliability
-from wave_network.hub_card import write_card
 from wave_network.training.calibration import (
     COLDEST,
     HOTTEST,
@@ -270,71 +267,3 @@ def test_another_model_is_refused_before_the_training(
     assert "`calibrate` (True) is for a WaveForSequenceClassification" in error
     assert "BertForSequenceClassification" in error
     assert not (tmp_path / "run").exists()
-
-
-# The card and the picture
-
-
-def test_the_card_says_how_calibrated_the_probabilities_are(plain: Path, calibrated: Path):
-    card = (plain / "README.md").read_text(encoding="utf-8")
-    found = read_json(plain / "metrics.json")["calibration"]
-    assert f"not calibrated: their expected calibration error on the test split is {found['test']['ece']:.2%}" in (
-        card.replace(" %", "%")
-    )
-    card = (calibrated / "README.md").read_text(encoding="utf-8").replace(" %", "%")
-    found = read_json(calibrated / "metrics.json")["calibration"]
-    assert f"a temperature of {found['temperature']:.3f} ± {found['temperature_error']:.3f}" in card
-    assert f"is {found['test']['ece']:.2%} with it and {found['test']['before']['ece']:.2%} without (15 bins" in card
-    assert card.count("](reliability.png)") == 1
-    assert "have not been checked for calibration" not in card
-
-
-def test_the_picture_can_be_read(plain: Path, calibrated: Path):
-    widths = []
-    for run, count in ((plain, 1), (calibrated, 2)):
-        picture = (run / "reliability.png").read_bytes()
-        assert picture[:8] == b"\x89PNG\r\n\x1a\n"
-        widths.append(int.from_bytes(picture[16:20], "big"))
-        before = (run / "reliability.svg").read_bytes()
-        draw_reliability(run)
-        assert (run / "reliability.svg").read_bytes() == before  # no date, no random names
-        assert before.count(b"<!-- perfectly calibrated -->") == 1
-        assert before.count(b": ECE ") == count
-    assert 500 < widths[0] < widths[1] < 2000
-
-
-@pytest.fixture
-def copied(calibrated: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(calibrated, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*")))
-
-
-def test_a_run_of_an_older_version_has_its_card_and_no_picture(copied: Path):
-    for file, name in (("metrics.json", "calibration"), ("config.json", "classifier_temperature")):
-        content = read_json(copied / file)
-        del content[name]
-        (copied / file).write_text(json.dumps(content), encoding="utf-8")
-    assert draw_reliability(copied) is None
-    card = write_card(copied).read_text(encoding="utf-8")
-    assert "have not been checked for calibration" in card
-    assert "temperature" not in card
-    assert "reliability.png" not in card
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "expected"),
-    [
-        (("test", "ece"), 0.5, "`calibration.test.ece` is 0.5, but the bins give"),
-        (("test", "before", "ece"), "0.5", "`calibration.test.before.ece` must be a number"),
-        (("validation", "bins", 14, "count"), 7, "`calibration.validation.bins` .* of 150 rows right"),
-        (("test", "bins", 14, "accuracy"), 0.1, "`calibration.test.bins` .* of 43 rows right"),
-        (("test", "bins", 14, "confidence"), None, "`calibration.test.bins` must be a list of bins"),
-        (("test", "bins"), [], "`calibration.test.bins` must be a list of bins"),
-        (("temperature",), 1.5, "`calibration.temperature` is 1.5, but `classifier_temperature` of .*config.json"),
-        (("temperature",), None, "`calibration.temperature` is None, but"),
-        (("temperature_error",), None, "`calibration.temperature_error` must be a number"),
-    ],
-)
-def test_a_calibration_that_no_run_produced_is_refused(copied: Path, field: tuple, value: Any, expected: str):
-    edit(copied / "metrics.json", "calibration", *field, value=value)
-    with pytest.raises(ValueError, match=expected):
-        write_card(copied)

@@ -129,8 +129,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def run_finetune(words: list[str]) -> None:
     # Here, so that the other verbs need not wait for Trainer and the card.
-    from ..analysis import draw_confusion, draw_reliability
-    from ..hub_card import push_run, resolve_repo, write_card
+    from ..hub_card import draw_pictures, push_run, write_card
     from .finetune import finetune
     from .settings import DataArguments, ModelArguments, RunArguments
 
@@ -139,20 +138,14 @@ def run_finetune(words: list[str]) -> None:
     folder = finetune(data_arguments, model_arguments, arguments)
     if arguments.process_index != 0:
         return
-    draw_confusion(folder)
-    draw_reliability(folder)
-    is_wave = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "wave"
-    if is_wave:
-        write_card(folder, repo_id=arguments.hub_model_id)
-    print_results(folder, "The model, its card" if is_wave else "The model (a card is for a Wave Network alone)")
+    draw_pictures(folder)
+    write_card(folder, repo_id=arguments.hub_model_id)
+    print_results(folder, "The model, its card")
     if arguments.push_to_hub:
         repo_id = arguments.hub_model_id or folder.resolve().name
         command = shlex.join(["wave-network", "push", str(folder), repo_id])
         print(f"Pushing {folder}. If it fails, repeat it with: {command}", flush=True)
         settings: dict[str, Any] = {"token": arguments.hub_token, "private": arguments.hub_private_repo}
-        repo_id = resolve_repo(folder, repo_id, **settings)
-        if is_wave:
-            write_card(folder, repo_id=repo_id)  # which named no owner before, if none was given
         settings |= {"revision": arguments.hub_revision}
         if arguments.hub_strategy in ("every_save", "checkpoint", "all_checkpoints"):
             # What Trainer has pushed while the run was under way.
@@ -218,7 +211,7 @@ def run_export(words: list[str]) -> None:
 
 
 def run_push(words: list[str]) -> None:
-    from ..hub_card import push_run, resolve_repo, write_card
+    from ..hub_card import push_run
 
     parser = argparse.ArgumentParser(prog="wave-network push", description="Puts a finished run folder on the Hub.")
     parser.add_argument("run_folder", help="folder that `wave-network finetune` left")
@@ -229,10 +222,6 @@ def run_push(words: list[str]) -> None:
     parser.add_argument("--commit_message", help="default: a plain one")
     parser.add_argument("--token", help="access token (default: HF_TOKEN, or that of `hf auth login`)")
     arguments = vars(parser.parse_args(words))
-    run_folder, repo_id = arguments["run_folder"], arguments["repo_id"]
-    write_card(run_folder, repo_id=repo_id)  # what cannot be pushed makes no repository
-    arguments["repo_id"] = resolve_repo(run_folder, repo_id, token=arguments["token"], private=arguments["private"])
-    write_card(run_folder, repo_id=arguments["repo_id"])
     print(f"Pushed: {push_run(**arguments)}")
 
 

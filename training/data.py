@@ -30,7 +30,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from tqdm.auto import tqdm
 
-from .cuts import CUTS, cut_newest, cut_rows, cut_whole_texts
+from ..data.cuts import CUTS, cut_newest, cut_rows, cut_whole_texts
 
 logger = logging.getLogger(__name__)
 
