@@ -128,7 +128,7 @@ def find_embeddings(model: Any, ids: list[int]) -> torch.Tensor:
     input_ids = torch.tensor([ids], device=model.device)
     if model.config.model_type == "bert":
         return model.base_model.embeddings(input_ids)
-    hidden_states, _ = model.base_model.embeddings(WaveTokens.check(input_ids))
+    hidden_states = model.base_model.embeddings(WaveTokens.check(input_ids))
     return hidden_states
 
 

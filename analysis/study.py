@@ -499,8 +499,8 @@ def find_variants(model: PreTrainedModel, input_ids: torch.Tensor, attention_mas
     by side, shape (B, L, 2D): what `ops_wave.lift` takes. Without dropout if the model is in evaluation mode.
     """
     encoder: Any = model.base_model
-    hidden_states, _ = encoder.embeddings(WaveTokens.check(input_ids, attention_mask))
-    return encoder.layers[0].mixing.project(hidden_states, None)
+    hidden_states = encoder.embeddings(WaveTokens.check(input_ids, attention_mask))
+    return encoder.layers[0].mixing.variants(hidden_states)
 
 
 def fingerprint(name: str, model: PreTrainedModel, left_out: Collection[str] = ()) -> dict[str, str]:

@@ -208,7 +208,7 @@ def integrate_gradients(model: Any, ids: list[int], is_word: list[bool], steps: 
 
     tokens = WaveTokens.check(torch.tensor([ids], device=model.device))
     with torch.no_grad():
-        hidden_states, _ = model.base_model.embeddings(tokens)
+        hidden_states = model.base_model.embeddings(tokens)
         target = int(classify(model, hidden_states)[0].argmax())
     words_1L1 = torch.tensor(is_word, device=model.device)[None, :, None]
     attributions, rest = IntegratedGradients(partial(classify, model)).attribute(

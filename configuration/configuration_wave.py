@@ -2,20 +2,17 @@
 """Configuration of the Wave Network.
 
 Sources: *Wave Network: An Ultra-Small Language Model* (arXiv 2411.02674), sections 3 and 4, and *The Backpropagation of
-the Wave Network* (Token2Wave, arXiv 2411.06989). What the papers leave open was chosen by validation accuracy; the
-comparison is in docs/choices.md.
+the Wave Network* (Token2Wave, arXiv 2411.06989). What the papers leave open was chosen by validation accuracy.
 """
 
 import difflib
 import math
 import os
 import re
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import ModelCard
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -23,14 +20,14 @@ from transformers.utils import auto_docstring, logging
 
 logger = logging.get_logger(__name__)
 
-# The files that `trust_remote_code=True` loads, and the Auto classes that they serve.
+# The files that `trust_remote_code=True` loads, and the class for each Auto class.
 HUB_FILES = (
     "configuration/configuration_wave.py",
     "modeling_wave/ops_wave.py",
-    "modeling_wave/triton_wave.py",
     "modeling_wave/fused_wave.py",
     "modeling_wave/pooling_wave.py",
     "modeling_wave/embeddings_wave.py",
+    "modeling_wave/documents_wave.py",
     "modeling_wave/modeling_wave.py",
 )
 AUTO_MAP = {
@@ -42,36 +39,6 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_wave.WaveForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_wave.WaveForTokenClassification",
 }
-
-# The card of a checkpoint that no run of `wave-network finetune` wrote one for.
-PLAIN_CARD = """\
----
-library_name: transformers
-tags:
-- wave-network
----
-
-# Wave Network
-
-A checkpoint of the [Wave Network](https://arxiv.org/abs/2411.02674), a text encoder without attention. No results were
-recorded with it.
-
-It loads through the Auto classes of transformers: where the package wave-network is installed, after
-`import wave_network`; or without that package, and with `trust_remote_code=True`:
-
-```python
-from transformers import AutoModel, AutoTokenizer
-
-model = AutoModel.from_pretrained("<this repository>", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("<this repository>", trust_remote_code=False)
-```
-"""
-
-# How transformers describes a model in the card that it makes for a repository without one.
-PLACEHOLDER = (
-    "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
-    "automatically generated."
-)
 
 
 @auto_docstring(checkpoint="wave-network/wave-base")
@@ -85,11 +52,9 @@ class WaveConfig(PreTrainedConfig):
         `"l2"`: the context of a token is the L2 norm of the other tokens, as in the paper; it grows like the square
         root of the text's length. `"rms"`: their root mean square, which does not.
     restore (`str`, *optional*, defaults to `"linear"`):
-        How the complex token returns to a real one. `"linear"` reads both parts, `Linear(concat(re, im))`. Two other
-        ways have no parameters, and are those of other implementations: `"magnitude"`, `|Z|`, which goes with
-        interference and loses all phase under modulation, where `|Z Z'| = G G'` is the same for every token of the
-        text; `"real"`, `Re(Z)`, which goes with modulation and loses all context under interference, where it is
-        `w + w'`.
+        How the complex token returns to a real one. `"linear"` reads both parts, `Linear(concat(re, im))`.
+        `"magnitude"`, `|Z|`, has no parameters and goes with interference: under modulation it loses all phase, as
+        `|Z Z'| = G G'` is the same for every token of the text.
     intermediate_size (`int`, *optional*):
         Width of a feed-forward block after the wave layer. `None`: no such block, as in the paper.
     conv_kernel_size (`int`, *optional*):
@@ -101,12 +66,11 @@ class WaveConfig(PreTrainedConfig):
         of a token is added the row of each n-gram of tokens that ends at it. They are hashed by `input_ids`: given
         `inputs_embeds`, the model adds none. `None`: no such table, as in the paper.
     ngram_size (`int`, *optional*, defaults to 2):
-        The longest n-grams: 2 for pairs of neighbouring tokens, 3 for pairs and triples, and so on. Used with an
-        `ngram_vocab_size` alone.
+        The longest n-grams: 2 for pairs of neighbouring tokens, 3 for pairs and triples, and so on. Used only with an
+        `ngram_vocab_size`.
     ngram_hidden_size (`int`, *optional*):
         Width of that table, from which a linear map leads to `hidden_size`: more rows for the same number of
-        parameters. A model that has it cannot be folded. Used with an `ngram_vocab_size` alone. `None`: `hidden_size`,
-        without a map.
+        parameters. Used only with an `ngram_vocab_size`. `None`: `hidden_size`, without a map.
     position_embedding_type (`str`, *optional*, defaults to `"sinusoidal"`):
         `"sinusoidal"` (fixed, scaled by `position_embedding_scale`), `"absolute"` (learned) or `"none"`. The wave
         layer itself does not see the order of the tokens.
@@ -140,15 +104,11 @@ class WaveConfig(PreTrainedConfig):
         Added to the variance by the layer normalisations. Below 2.4e-10 its inverse root is more than float16 holds,
         and a row of zeros, such as padding, has NaN gradients there.
     wave_implementation (`str`, *optional*, defaults to `"auto"`):
-        `"eager"`: the wave operations as they are written in `ops_wave.py`. `"fused"`: the same, faster and with a
-        backward written by hand (`fused_wave.py`); an error where it cannot be had, which is a CUDA device without
-        Triton or a device of another kind. `"auto"`: fused where it can be had. Weights and results are the same.
+        `"eager"`: the wave operations as they are written in `ops_wave.py`. `"fused"` or `"auto"`: the same, faster and
+        with a backward written by hand (`fused_wave.py`). Weights and results are the same.
     chunk_length (`int`, *optional*, defaults to 32768):
         Without gradients, longer texts are read in chunks of so many tokens, each twice per layer, in the memory of one
         chunk. `None`: always in one pass.
-    folded (`bool`, *optional*, defaults to `False`):
-        Whether `from_pretrained` calls `fold_()`, which trades memory for half of a single layer's time.
-
     Examples:
 
     ```python
@@ -168,7 +128,7 @@ class WaveConfig(PreTrainedConfig):
     num_hidden_layers: int = 1
     wave_operation: Literal["modulation", "interference"] = "modulation"
     magnitude: Literal["l2", "rms"] = "l2"
-    restore: Literal["linear", "real", "magnitude"] = "linear"
+    restore: Literal["linear", "magnitude"] = "linear"
     intermediate_size: int | None = None
     hidden_act: str = "gelu"
     conv_kernel_size: int | None = None
@@ -188,13 +148,14 @@ class WaveConfig(PreTrainedConfig):
     layer_norm_eps: float | int = 1e-8
     wave_implementation: Literal["auto", "eager", "fused"] = "auto"
     chunk_length: int | None = 32768
-    folded: bool = False
     pad_token_id: int | None = 0
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
+        if kwargs.pop("folded", False):  # a field of version 0.1
+            raise ValueError("`folded` must be False, got True. Set it to False in config.json: the weights stay.")
         unused = find_misspelt(kwargs, {field.name for field in fields(self)})
         if unused is not None and self.transformers_version is None:
             raise TypeError(unused)
@@ -253,31 +214,13 @@ class WaveConfig(PreTrainedConfig):
             )
 
     def validate_modes(self):
-        """What a `Literal` cannot say: activation functions have too many names, and not all goes together."""
-        between = {"conv_kernel_size": self.conv_kernel_size}
-        if self.ngram_vocab_size is not None:
-            between["ngram_hidden_size"] = self.ngram_hidden_size
-        for name, value in between.items():
-            if self.folded and value is not None:
-                raise ValueError(
-                    f"`folded` must be False where `{name}` ({value}) stands between the embedding tables and the "
-                    "first layer's map: `fold_()` multiplies the one with the other. Got True."
-                )
+        """Activation functions have too many names for a `Literal`."""
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}.")
 
-    def to_dict(self) -> dict:
-        """The fields, as of every config. PEFT, if it is loaded, learns here what a LoRA adapts by default."""
-        # It reads a config just before it looks up, by model type, what to adapt, and has no other way in.
-        constants = sys.modules.get("peft.utils.constants")
-        defaults = getattr(constants, "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING", None)
-        if defaults is not None:
-            defaults.setdefault("wave", ["variants", "restore", "up", "down"])
-        return super().to_dict()
-
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """
-        Saves the configuration, the code that loads the model without this package, and a plain card if there is none.
+        Saves the configuration, and the code that loads the model without this package.
 
         Every save of a model goes through here, so every checkpoint, pushed or not, is complete.
 
@@ -290,17 +233,8 @@ class WaveConfig(PreTrainedConfig):
         """
         super().save_pretrained(save_directory)
         write_hub_files(save_directory)
-        # While it trains, Trainer pushes the folder above its checkpoints: it copies the config and the weights there,
-        # and would leave the code behind. The folder where a user happens to work is hardly such a one.
-        parent = Path(save_directory).absolute().parent
-        if re.fullmatch(r"checkpoint-\d+", Path(save_directory).name) and parent != Path.cwd():
-            write_hub_files(parent, overwrite=False)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
-
-    def _upload_modified_files(self, working_dir: str | os.PathLike, *args, **kwargs):
-        replace_placeholder_card(working_dir)
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
 
 def find_misspelt(unknown: dict, known: set[str]) -> str | None:
@@ -324,36 +258,17 @@ def find_misspelt(unknown: dict, known: set[str]) -> str | None:
     return None
 
 
-def replace_placeholder_card(folder: str | os.PathLike) -> None:
-    """
-    A plain card, with the tags of what lies there, in place of the one of placeholders that transformers makes for a
-    repository without a card. What somebody wrote is theirs, though a placeholder be left in it.
-    """
-    path = Path(folder, "README.md")
-    card, plain = ModelCard.load(path), ModelCard(PLAIN_CARD)
-    if PLACEHOLDER not in card.text:
-        return
-    untouched = ModelCard.from_template(card.data, model_description=PLACEHOLDER)
-    if card.text.strip() == untouched.text.strip():
-        plain.data["tags"] = list(dict.fromkeys([*plain.data["tags"], *(card.data.get("tags") or [])]))
-        plain.save(path)
-
-
-def write_hub_files(folder: str | os.PathLike, overwrite: bool = True) -> None:
-    """Writes the code files flat beside the weights, where `trust_remote_code=True` looks for them, and a card."""
+def write_hub_files(folder: str | os.PathLike) -> None:
+    """Writes the code files flat beside the weights, where `trust_remote_code=True` looks for them."""
     for name in HUB_FILES:
-        # They lie in rooms in the package, and already flat when this code itself came from the Hub.
+        # They lie in rooms in the package, and flat if this code came from the Hub: all of them, or for AutoConfig one.
         source = Path(__file__).with_name(Path(name).name)
         if not source.exists():
             source = Path(__file__).parents[1] / name
         if source.exists():
             code = source.read_text(encoding="utf-8")
             flat = re.sub(r"^from \.\.\w+\.(\w+) import", r"from .\1 import", code, flags=re.MULTILINE)
-            if overwrite or not Path(folder, source.name).exists():
-                Path(folder, source.name).write_text(flat, encoding="utf-8")
-    card = Path(folder, "README.md")
-    if not card.exists():
-        card.write_text(PLAIN_CARD, encoding="utf-8")
+            Path(folder, source.name).write_text(flat, encoding="utf-8")
 
 
 __all__ = ["WaveConfig"]

@@ -59,7 +59,7 @@ def modes(*names: str):
     """Every combination of the modes of these names, as a list of settings."""
     choices = {
         "wave_operation": ("modulation", "interference"),
-        "restore": ("linear", "real", "magnitude"),
+        "restore": ("linear", "magnitude"),
         "magnitude": ("l2", "rms"),
         "classifier_pooling": ("mean", "cls", "max"),
         "position_embedding_type": ("sinusoidal", "absolute", "none"),

@@ -46,11 +46,11 @@ from .settings import ModelArguments, RunArguments
 class NoPhase(WaveMixing):
     """Each wave is its magnitude, which under `magnitude="l2"` is the same for all tokens of a text."""
 
-    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, lookups=None, summary=None):
+    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, summary=None):
         magnitude = self.config.magnitude
         g_BLD, g2_BLD = (
             amplitude(lift(w_BLD, mask_BL, magnitude, cu_seq_lens))
-            for w_BLD in self.project(hidden_states, lookups).chunk(2, dim=-1)
+            for w_BLD in self.variants(hidden_states).chunk(2, dim=-1)
         )
         return self.superpose_real(g_BLD, g2_BLD)
 
@@ -63,8 +63,8 @@ class NoPhase(WaveMixing):
 class NoContext(NoPhase):
     """Each wave is its real part, the token itself: nothing from the rest of the text."""
 
-    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, lookups=None, summary=None):
-        return self.superpose_real(*self.project(hidden_states, lookups).chunk(2, dim=-1))
+    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, summary=None):
+        return self.superpose_real(*self.variants(hidden_states).chunk(2, dim=-1))
 
 
 class Bag(WaveMixing):
@@ -73,8 +73,8 @@ class Bag(WaveMixing):
     map back, a gated linear unit (arXiv 2002.05202).
     """
 
-    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, lookups=None, summary=None):
-        variants_BLE = self.project(hidden_states, lookups)
+    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, summary=None):
+        variants_BLE = self.variants(hidden_states)
         if self.config.restore == "linear":
             return self.restore(nn.functional.gelu(variants_BLE))
         gate_BLD, value_BLD = variants_BLE.chunk(2, dim=-1)
@@ -96,7 +96,7 @@ class MeanOfEmbeddings(WavePreTrainedModel):
 
     def forward(self, input_ids=None, attention_mask=None, labels=None) -> SequenceClassifierOutput:
         tokens = WaveTokens.check(input_ids, attention_mask)
-        pooled_BD = pool([(self.embeddings(tokens)[0], tokens.mask_BL)], "mean")
+        pooled_BD = pool([(self.embeddings(tokens), tokens.mask_BL)], "mean")
         logits = self.classifier(self.dropout(pooled_BD))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
@@ -134,7 +134,7 @@ class ConvolutionalNetwork(WavePreTrainedModel):
 
     def forward(self, input_ids=None, attention_mask=None, labels=None) -> SequenceClassifierOutput:
         tokens = WaveTokens.check(input_ids, attention_mask)
-        embeddings_BLD = self.embeddings(tokens)[0]
+        embeddings_BLD = self.embeddings(tokens)
         if tokens.mask_BL is not None:
             embeddings_BLD = embeddings_BLD.masked_fill(~tokens.mask_BL[..., None], 0)
         maps = [convolution(embeddings_BLD.transpose(1, 2)).relu().amax(dim=-1) for convolution in self.convolutions]
