@@ -132,7 +132,7 @@ def read_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def read_commit() -> str | None:
-    """The commit of this code, with "-dirty" if a tracked file was changed since; None where it is no git checkout."""
+    """The commit of this code, with "-dirty" if a Python file was changed since; None where it is no git checkout."""
     root = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -141,7 +141,7 @@ def read_commit() -> str | None:
     if not (root / ".git").exists():
         return None
     return git("rev-parse", "--short", "HEAD") + (
-        "-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
+        "-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", "*.py") else ""
     )
 
 

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from wave_network.export import ExportedClassifier
-from wave_network.export.export import ExportArguments, export_model
+from wave_network.inference.classify import ExportedClassifier
+from wave_network.inference.export import ExportArguments, export_model
 
 HEADLINES = [
     "Shares fall as the central bank raises interest rates to a ten-year high",
@@ -18,7 +18,7 @@ def main(words: list[str]) -> None:
     folder = Path(f"{Path(run).absolute()}-{kind}")  # beside the run, also of `runs/bbc_news/`
     if not folder.exists():
         export_model(ExportArguments(model=run, format=kind, output_dir=str(folder)))
-    # From here on neither torch nor transformers is needed: `runtime.py` in the folder has this class, too.
+    # From here on neither torch nor transformers is needed: `classify.py` in the folder has this class, too.
     classifier = ExportedClassifier(folder)
     for text, (best,) in zip(HEADLINES, classifier.classify(HEADLINES), strict=True):
         print(f"{best['label']:>15}  {best['score']:6.1%}  {text}")

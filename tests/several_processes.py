@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["wave_network.training.finetune", "wave_network.training.predict"])
+CONTEXT.set_forkserver_preload(["wave_network.training.finetune"])
 
 
 class Ended(NamedTuple):

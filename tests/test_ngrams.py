@@ -27,8 +27,6 @@ from wave_network import (
     WaveModel,
     train_wave_tokenizer,
 )
-from wave_network.export import ExportedClassifier, runtime
-from wave_network.export.export import ExportArguments, export_model
 from wave_network.modeling_wave import modeling_wave
 from wave_network.modeling_wave.embeddings_wave import HASH, WaveTokens, hash_ngrams
 
@@ -548,18 +546,6 @@ def test_it_loads_without_the_package_bit_for_bit(saved: Path, tmp_path: Path):
         texts=WORDS,
     )
     assert found == {"origin": "transformers_modules", "bits": compute_bits(model.eval(), tokenizer, WORDS)}
-
-
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
-def test_exports_compute_the_same(saved: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip(kind, reason=f'needs pip install "wave-network[{kind}]"')
-    pytest.importorskip("transformers.exporters.metadata", reason="needs transformers 5.23 or newer")
-    monkeypatch.setattr(runtime, "count_cores", lambda: 1)
-    folder = export_model(ExportArguments(str(saved), format=kind, output_dir=str(tmp_path / "exported"), report=False))
-    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(saved), AutoTokenizer.from_pretrained(saved)
-    with torch.no_grad():
-        expected = model.eval()(**tokenizer(WORDS, padding=True, return_tensors="pt")).logits
-    np.testing.assert_allclose(ExportedClassifier(folder).logits(WORDS), expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_has_them_and_sparse_gradients_leave_rows_alone_that_no_text_has(tmp_path: Path):

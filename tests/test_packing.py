@@ -25,8 +25,6 @@ from transformers import (
 
 from wave_network import WaveConfig, WaveForSequenceClassification, WaveModel, train_wave_tokenizer
 from wave_network.training import finetune
-from wave_network.training import predict as predict_module
-from wave_network.training.cli import main
 from wave_network.training.packing import DataCollatorWithPacking, takes_packed
 
 pack = DataCollatorWithPacking()
@@ -451,21 +449,6 @@ def test_a_resumed_packed_run_ends_as_the_whole_one(packed_run: Path, data: Path
     finetune_small(data, parted, packing=True, resume=True, **RUN)
     assert (parted / "model.safetensors").read_bytes() == (packed_run / "model.safetensors").read_bytes()
     assert read_metrics(parted)["results"] == read_metrics(packed_run)["results"]
-
-
-@pytest.mark.parametrize("numbers", [0, sys.maxsize])
-def test_predict_packs_what_a_packed_run_left(
-    packed_run: Path, data: Path, tmp_path: Path, numbers: int, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(predict_module, "CPU_NUMBERS", numbers)
-    output = tmp_path / "out.csv"
-    words = ["predict", str(packed_run), "--file", str(data / "test.csv"), "--text_columns", "text"]
-    main([*words, "--output", str(output), "--device", "cpu"])
-    names = read_metrics(packed_run)["data"]["label_names"]
-    confusion = [[0] * len(names) for _ in names]
-    for row, found in zip(read_csv(data / "test.csv"), read_csv(output), strict=True):
-        confusion[names.index(row["label"])][names.index(found["label"])] += 1
-    assert confusion == read_metrics(packed_run)["results"]["test"]["confusion"]
 
 
 def test_two_processes_evaluate_packed_texts_as_one(packed_run: Path, data: Path, tmp_path: Path):

@@ -67,7 +67,6 @@ GOES_ON = {
     "finetune": " With --resume it goes on from its last checkpoint.",
     "sweep": " With --resume it goes on.",
     "reproduce": " The same command goes on.",
-    "predict": " The same command goes on with a file that it has begun.",
     "analyze": " The same command goes on.",
 }
 
@@ -94,7 +93,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "  sweep      search for the settings that suit your texts\n"
         "  reproduce  run the experiments of docs/reproduction.md over several seeds\n"
         "  predict    classify a file of texts\n"
-        "  export     write a classifier for another runtime: ONNX, OpenVINO, ExecuTorch\n"
+        "  export     write a classifier as an ONNX folder that runs without transformers\n"
         "  push       put a finished run folder on the Hub\n"
         "  analyze    study how a trained model works: table, figures and report\n\n"
         "`wave-network VERB --help` explains a verb.",
@@ -191,7 +190,7 @@ def run_reproduce(words: list[str]) -> None:
 
 
 def run_predict(words: list[str]) -> None:
-    from .predict import PredictArguments, predict
+    from ..inference.predict import PredictArguments, predict
 
     # The model may come first, without its name: `wave-network predict MODEL --file texts.csv`.
     words = ["--model", *words] if words and not words[0].startswith("-") else words
@@ -202,12 +201,12 @@ def run_predict(words: list[str]) -> None:
 
 
 def run_export(words: list[str]) -> None:
-    from ..export.export import ExportArguments, describe_export, export_model
+    from ..inference.export import ExportArguments, export_model
 
     # The model may come first, without its name: `wave-network export MODEL --format onnx`.
     words = ["--model", *words] if words and not words[0].startswith("-") else words
     (arguments,) = parse_settings("export", [ExportArguments], words)
-    print(describe_export(export_model(arguments)))
+    print(f"Written: {export_model(arguments)}")
 
 
 def run_push(words: list[str]) -> None:

@@ -1,0 +1,200 @@
+"""
+Runs an exported text classifier with onnxruntime, tokenizers and numpy, without transformers and torch.
+
+    classifier = ExportedClassifier("bbc_news-onnx")
+    classifier.classify(["Striker scores twice in the cup final"])
+
+`wave-network export` copies this file into each folder that it writes. There it is a command, too:
+`python classify.py "A text" "Another text"`, or `python classify.py --file texts.csv > labels.csv`.
+"""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+# A text, or a pair of texts for models of pairs.
+Text: TypeAlias = str | tuple[str, str]
+
+GRAPHS = ("onnx/model.onnx", "onnx/model_quantized.onnx")
+CPU_TOKENS = 4096  # on a CPU a batch of more tokens leaves the caches
+CHUNK = 4096  # rows that are read, sorted by length into batches and written before the next ones are read
+
+
+class ExportedClassifier:
+    """
+    A folder that `wave-network export` wrote.
+
+    Args:
+        folder: The folder.
+        threads: Threads of onnxruntime. None: one for each core.
+
+    Attributes:
+        labels: Names of the labels, in the order of the logits.
+        problem: "single_label_classification", "multi_label_classification" or "regression".
+
+    Raises:
+        ValueError: A file of the folder is missing or damaged; the message names it.
+        ImportError: onnxruntime or tokenizers is not installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike, threads: int | None = None):
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        folder = Path(folder)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads or 0, 3
+        config = load(folder / "config.json", lambda file: json.loads(Path(file).read_text(encoding="utf-8")))
+        self.tokenizer = load(folder / "tokenizer.json", Tokenizer.from_file)  # it cuts long texts off
+        self.session = load(
+            next((folder / name for name in GRAPHS if (folder / name).is_file()), folder / GRAPHS[0]),
+            lambda file: onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]),
+        )
+        self.inputs = [node.name for node in self.session.get_inputs()]
+        self.labels: list[str] = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
+        self.problem = resolve_problem(config.get("problem_type"), len(self.labels))
+        self.pad_token_id: int = config.get("pad_token_id") or 0
+
+    def classify(self, texts: Sequence[Text], top_k: int | None = 1) -> list[list[dict[str, Any]]]:
+        """
+        The best labels of each text, best first, as transformers' text-classification pipeline gives them.
+
+        Args:
+            texts: Texts, or pairs of texts as tuples. Long ones are cut off.
+            top_k: How many labels. None: all.
+
+        Returns:
+            For each text a list of `{"label": str, "score": float}`.
+        """
+        scores_BC = to_scores(self.logits(texts), self.problem)
+        best_BC = np.argsort(-scores_BC, axis=-1, kind="stable")[:, :top_k]
+        return [
+            [{"label": self.labels[index], "score": float(scores[index])} for index in best]
+            for scores, best in zip(scores_BC, best_BC, strict=True)
+        ]
+
+    def logits(self, texts: Sequence[Text]) -> np.ndarray:
+        """The logits of each text, float32, of shape (texts, labels)."""
+        encodings = self.tokenizer.encode_batch_fast([clean(text) for text in texts])
+        logits = np.empty((len(encodings), len(self.labels)), np.float32)
+        for chosen in split_batches([len(encoding.ids) for encoding in encodings], 64, CPU_TOKENS):
+            logits[chosen] = self.run([encodings[index] for index in chosen])
+        return logits
+
+    def run(self, encodings: list[Any]) -> np.ndarray:
+        """The logits of one batch: token ids are padded on the right to at least one place."""
+        longest = max(1, *(len(encoding.ids) for encoding in encodings))
+        ids_BL = np.full((len(encodings), longest), self.pad_token_id, np.int64)
+        mask_BL, types_BL = np.zeros_like(ids_BL), np.zeros_like(ids_BL)
+        for row, encoding in enumerate(encodings):
+            count = len(encoding.ids)
+            ids_BL[row, :count], mask_BL[row, :count], types_BL[row, :count] = encoding.ids, 1, encoding.type_ids
+        batch = {"input_ids": ids_BL, "attention_mask": mask_BL, "token_type_ids": types_BL}
+        return self.session.run(["logits"], {name: batch[name] for name in self.inputs})[0]
+
+
+def load(path: Path, read: Callable[[str], Any]) -> Any:
+    try:
+        return read(str(path))
+    except Exception as error:  # what tokenizers and onnxruntime raise has no common type
+        raise ValueError(f"{str(path)!r} is missing or damaged: {' '.join(str(error).split())}") from error
+
+
+def clean(text: Any) -> Any:
+    """A text without half surrogate pairs, which no tokenizer reads."""
+    if isinstance(text, tuple):
+        return tuple(map(clean, text))
+    return text.encode("utf-8", "replace").decode("utf-8") if isinstance(text, str) else text
+
+
+def split_batches(lengths: Sequence[int], batch_size: int, most_tokens: int) -> Iterator[list[int]]:
+    """Indices of texts of similar length, from the shortest to the longest; a batch has at least one."""
+    chosen: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if chosen and (len(chosen) == batch_size or lengths[index] * (len(chosen) + 1) > most_tokens):
+            yield chosen
+            chosen = []
+        chosen.append(index)
+    if chosen:
+        yield chosen
+
+
+def resolve_problem(problem_type: str | None, labels: int) -> str:
+    """What the logits are. As in transformers' models, one label and no type is a regression."""
+    return problem_type or ("regression" if labels == 1 else "single_label_classification")
+
+
+def to_scores(logits: np.ndarray, problem: str) -> np.ndarray:
+    """Logits as probabilities, or as they are in a regression."""
+    if problem == "regression":
+        return logits
+    if problem == "multi_label_classification":
+        return (1 + np.tanh(logits / 2)) / 2  # 1 / (1 + exp(-logits)), without its overflow
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def make_header(labels: Sequence[str], problem: str) -> list[str]:
+    if problem == "regression":
+        return ["row", *labels]
+    return ["row", "label", "probability", *(f"probability_{label}" for label in labels)]
+
+
+def make_row(row: int, logits: np.ndarray, labels: Sequence[str], problem: str) -> list[Any]:
+    """What stands under `make_header`: of several labels, all above one half."""
+    values = to_scores(logits, problem).tolist()
+    if problem == "regression":
+        return [row, *(f"{value:.6g}" for value in values)]
+    best = labels[int(logits.argmax())]
+    if problem == "multi_label_classification":
+        best = ";".join(label for label, value in zip(labels, values, strict=True) if value > 0.5)
+    return [row, best, f"{max(values):.6f}", *(f"{value:.6f}" for value in values)]
+
+
+def read_file(path: Path, columns: Sequence[str]) -> Iterator[Text]:
+    """The texts of a CSV or TSV file, or pairs of two columns; each line of any other file is a text."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix not in (".csv", ".tsv"):
+            yield from (line.rstrip("\r\n") for line in file)
+            return
+        csv.field_size_limit(2**31 - 1)  # by itself, a field may have 131,072 characters
+        rows = csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t", strict=True)
+        if not 1 <= len(columns) <= 2 or not set(columns) <= set(rows.fieldnames or []):
+            raise ValueError(f"--text_columns must be one or two of {rows.fieldnames}, got {list(columns)}.")
+        for row in rows:
+            values = tuple(row[name] for name in columns)
+            if None in row or None in row.values():
+                raise ValueError(f"{str(path)!r} has another number of fields than its header in line {rows.line_num}.")
+            yield values if len(values) == 2 else values[0]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Writes a CSV with the label and the probabilities of each text.")
+    parser.add_argument("texts", nargs="*", help="texts to classify")
+    parser.add_argument("--file", type=Path, help="CSV or TSV with a header, or plain text with one text a line")
+    parser.add_argument("--text_columns", nargs="+", default=["text"], help="column with the text, or two for pairs")
+    parser.add_argument("--threads", type=int, help="threads of onnxruntime (default: all cores)")
+    parser.add_argument("--folder", default=Path(__file__).parent, help="exported model (default: where this file is)")
+    arguments = parser.parse_args(words)
+    try:
+        classifier = ExportedClassifier(arguments.folder, arguments.threads)
+        texts = enumerate(read_file(arguments.file, arguments.text_columns) if arguments.file else arguments.texts)
+        writer = csv.writer(sys.stdout)
+        writer.writerow(make_header(classifier.labels, classifier.problem))
+        while chunk := list(islice(texts, CHUNK)):
+            for (row, _), logits in zip(chunk, classifier.logits([text for _, text in chunk]), strict=True):
+                writer.writerow(make_row(row, logits, classifier.labels, classifier.problem))
+    except (OSError, ValueError, ImportError, csv.Error) as error:
+        sys.exit(f"classify.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
