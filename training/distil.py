@@ -1,12 +1,11 @@
 """`wave-network distil`: a Wave Network learns the sentence vectors of another encoder, its teacher.
 
-Four stages, each kept in a work folder under a hash of what decides it, so that a run that was stopped goes on: passages
-and their tokens, the teacher's vectors of single tokens, its vectors of the passages, training.
+Each stage is kept in a work folder under a hash of what decides it, so that a stopped run goes on: passages, tokenizer,
+tokens, the teacher's vectors of single tokens, its vectors of the passages, training.
 """
 
 import hashlib
 import json
-import logging
 import math
 import os
 import random
@@ -41,12 +40,12 @@ from ..files import (
 from ..modeling_wave import WaveModel
 from ..tokenization import load_wave_tokenizer, spell, train_wave_tokenizer
 
-logger = logging.getLogger(__name__)
-
 # Passages in a file of vectors.
 SHARD = 4096
 # The standard deviation of a new table. Training is far worse from one of unit variance.
 TABLE_SCALE = 0.3
+# Settings that do not change what is learned.
+INDECISIVE = ("output_dir", "work_dir", "licenses", "save_dtype", "disable_tqdm")
 
 
 @dataclass
@@ -54,53 +53,39 @@ class DistilArguments:
     """What a Wave Network learns from whom."""
 
     teacher: str = field(
-        metadata={
-            "help": "Encoder to learn from: a folder or name that sentence-transformers loads, or a Parquet file with "
-            "the columns `text` and `vector`."
-        }
+        metadata={"help": "Sentence encoder (folder, name), or a Parquet file (columns text, vector)."}
     )
     output_dir: str = field(metadata={"help": "Folder for the encoder."})
-    texts: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Files with texts, as `predict` reads them. FILE:0.1 takes a tenth of its rows. Not with a Parquet "
-            "file, which has them."
-        },
-    )
-    licenses: list[str] = field(
-        default_factory=list, metadata={"help": "Terms of each of these files, for the card, in their order."}
-    )
+    texts: list[str] = field(default_factory=list, metadata={"help": "Files with texts; FILE:0.1 is a tenth of one."})
+    licenses: list[str] = field(default_factory=list, metadata={"help": "Terms of each of these files, for the card."})
     teacher_pooling: Literal["mean", "cls"] | None = field(
-        default=None, metadata={"help": "How the vector of a text is made. Default: as the teacher says, else 'mean'."}
+        default=None,
+        metadata={"help": "How the teacher makes one vector of a text. Default: as it says itself, or mean."},
     )
     tokenizer: str | None = field(
-        default=None, metadata={"help": "Tokenizer: folder, name or file. Default: trained on the passages."}
+        default=None, metadata={"help": "Folder, name or file. Default: trained on the texts."}
     )
     vocab_size: int = field(default=20_000, metadata={"help": "Vocabulary of a tokenizer that is trained here."})
     hidden_size: int = field(default=256, metadata={"help": "Width of the encoder."})
-    config: dict | str | None = field(
-        default=None, metadata={"help": "Other fields of WaveConfig as JSON, such as '{\"conv_kernel_size\": 5}'."}
-    )
+    config: dict | str | None = field(default=None, metadata={"help": "Other fields of WaveConfig, as JSON."})
     min_words: int = field(default=5, metadata={"help": "Words of the shortest passage."})
-    max_words: int = field(default=64, metadata={"help": "Words of the longest; a longer text is cut into several."})
+    max_words: int = field(default=64, metadata={"help": "Words of the longest; a longer text becomes several."})
     max_passages: int | None = field(default=None, metadata={"help": "Passages to learn from. Default: all."})
-    max_length: int = field(default=128, metadata={"help": "Longest passage in tokens; the rest is cut off."})
+    max_length: int = field(default=128, metadata={"help": "Tokens of the longest passage; the rest is cut off."})
     held_out: int = field(default=2000, metadata={"help": "Passages among them that are only measured on."})
     num_train_epochs: float = field(default=3, metadata={"help": "Passes over the passages."})
     batch_size: int = field(default=128, metadata={"help": "Passages in a step."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Highest learning rate of AdamW."})
-    table_learning_rate: float = field(default=1e-3, metadata={"help": "The same of the embeddings of the tokens."})
+    table_learning_rate: float = field(default=1e-3, metadata={"help": "The same for the embeddings of the tokens."})
     warmup_steps: int = field(default=200, metadata={"help": "Steps up to that rate, which then falls to zero."})
-    dropout: float = field(default=0.1, metadata={"help": "Dropout while it learns, and in its config.json."})
-    contrast: float = field(
-        default=0.1, metadata={"help": "Weight of the loss that tells the passages of a batch apart."}
-    )
+    dropout: float = field(default=0.1, metadata={"help": "Dropout while it learns."})
+    contrast: float = field(default=0.1, metadata={"help": "Weight of the loss that tells the passages apart."})
     temperature: float = field(default=0.05, metadata={"help": "Temperature of that loss."})
-    eval_steps: int = field(default=500, metadata={"help": "Steps between measurements, at which it can go on."})
+    eval_steps: int = field(default=500, metadata={"help": "Steps from one measurement to the next."})
     early_stopping_patience: int = field(default=3, metadata={"help": "Stop after so many without a new best."})
     save_dtype: Literal["float32", "float16"] = field(default="float32", metadata={"help": "Precision of the file."})
-    work_dir: str | None = field(default=None, metadata={"help": "Default: `work` in the output folder."})
-    seed: int = field(default=0, metadata={"help": "Decides which texts, their order, and the start."})
+    work_dir: str | None = field(default=None, metadata={"help": "Where stages are kept. Default: OUTPUT_DIR/work."})
+    seed: int = field(default=0, metadata={"help": "Decides which texts are taken, their order, and the start."})
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
 
     def __post_init__(self) -> None:
@@ -109,11 +94,18 @@ class DistilArguments:
         for name, number in least.items():
             if getattr(self, name) < number:
                 raise ValueError(f"`{name}` must be at least {number}, got {getattr(self, name)}.")
-        if bool(self.texts) == is_table(self.teacher):
-            wrong = "given" if self.texts else "missing"
-            raise ValueError(f"`texts` go with a teacher, and not with a Parquet file of vectors; they are {wrong}.")
+        if bool(self.texts) == self.has_vectors:
+            wrong = "are given as well" if self.texts else "are missing"
+            raise ValueError(
+                f"`texts` must be given with a teacher, and not with a Parquet file of vectors; they {wrong}."
+            )
         if self.licenses and len(self.licenses) != len(self.texts):
             raise ValueError(f"`licenses` must be one for each of {len(self.texts)} files, got {len(self.licenses)}.")
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether the teacher is a file of vectors."""
+        return self.teacher.endswith(".parquet")
 
 
 class Student(nn.Module):
@@ -158,32 +150,25 @@ class Vectors:
 
 def distil(arguments: DistilArguments, make_model: Callable[[WaveConfig], WaveModel] = WaveModel) -> Path:
     """
-    Trains an encoder on the vectors of a teacher, and leaves a folder that `AutoModel`, `SentenceTransformer`, `finetune
-    --model` and `export` read: model, tokenizer, modules.json, metrics.json and a card. The same call goes on with a
-    run that was stopped.
+    Trains an encoder on the vectors of a teacher. It leaves a folder that `AutoModel`, `SentenceTransformer`,
+    `finetune --model` and `export` read: model, tokenizer, modules.json, metrics.json and a card. The same call goes on
+    with a run that was stopped.
 
     Args:
         make_model: Makes the model, for a study of other ones.
 
     Raises:
         FileExistsError: There is an encoder in the output folder.
-        ValueError: A setting or a file is not as described; there are too few passages.
+        ValueError: A setting or a file is not as described, or there are too few passages.
         OSError: There is no such teacher or file.
     """
     target = Path(arguments.output_dir)
     refuse_existing(target / "config.json")
-    work = Path(arguments.work_dir or target / "work")
-    work.mkdir(parents=True, exist_ok=True)
-    teacher = None if is_table(arguments.teacher) else load_teacher(arguments)
-    weights = hash_weights(arguments.teacher)
-    passages = get_passages(arguments, work)
-    count = min(arguments.max_passages or len(passages), len(passages))
-    if count <= arguments.held_out:
-        raise ValueError(f"`held_out` ({arguments.held_out}) must be less than the {count} passages.")
-    tokenizer = get_tokenizer(arguments, work, passages, count)
-    tokens = encode(passages, tokenizer, count, arguments.max_length, work)
-    table = None if teacher is None else get_table(arguments, work, teacher, tokenizer, weights)
-    vectors = Vectors(get_vectors(arguments, work, teacher, passages, count, weights), count)
+    stages = Stages(arguments)
+    tokenizer = stages.get_tokenizer()
+    table = None if stages.teacher is None else stages.get_table(tokenizer)
+    vectors = Vectors(stages.get_vectors(), stages.count)
+    torch.manual_seed(arguments.seed)
     config = WaveConfig(
         vocab_size=len(tokenizer),
         hidden_size=arguments.hidden_size,
@@ -191,48 +176,115 @@ def distil(arguments: DistilArguments, make_model: Callable[[WaveConfig], WaveMo
         hidden_dropout_prob=arguments.dropout,
         **{"conv_kernel_size": 3, "position_embedding_type": "none"} | arguments.config,
     )
-    torch.manual_seed(arguments.seed)
     student = Student(make_model(config), vectors.size, arguments.contrast, arguments.temperature)
     if table is not None:
-        student.wave.get_input_embeddings().weight.data.copy_(torch.from_numpy(table))
-    metrics = train(arguments, student, tokenizer, tokens, vectors, name_stage(work, "training", arguments, weights))
-    metrics |= {"passages": count, "teacher": arguments.teacher, "teacher_sha256": weights, **describe_run()}
-    save(arguments, student, tokenizer, metrics, target)
+        student.wave.get_input_embeddings().weight.data.copy_(table)
+    decisive = {name: value for name, value in vars(arguments).items() if name not in INDECISIVE}
+    folder = target / "work" / stages.name("training", decisive).name
+    metrics = train(arguments, student, stages.get_tokens(tokenizer), vectors, folder)
+    metrics |= {"passages": stages.count, "teacher_sha256": stages.weights, **describe_run()}
+    save(arguments, student.wave, tokenizer, metrics, target)
+    shutil.rmtree(folder)  # checkpoints, which are large; the other stages may serve again
     return target
 
 
-# --- Stages ----------------------------------------------------------------------------------------------------------
+class Stages:
+    """What is made once for a run and kept in its work folder. A name holds the hash of what decides its content."""
 
+    def __init__(self, arguments: DistilArguments):
+        self.arguments = arguments
+        self.work = Path(arguments.work_dir or Path(arguments.output_dir, "work"))
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.teacher = None if arguments.has_vectors else load_teacher(arguments)
+        self.weights = hash_weights(arguments)
+        files = [split_share(each) for each in arguments.texts] or [(arguments.teacher, 1.0)]
+        stamps = [[str(Path(path).resolve()), share, os.stat(path).st_mtime_ns] for path, share in files]
+        self.texts = [stamps, arguments.min_words, arguments.max_words, arguments.seed]
+        self.passages = self.get_passages()
+        self.count = min(arguments.max_passages or len(self.passages), len(self.passages))
+        if self.count <= arguments.held_out:
+            raise ValueError(f"`held_out` ({arguments.held_out}) must be less than the {self.count} passages.")
 
-def name_stage(work: Path, name: str, *decided_by: Any) -> Path:
-    settings = json.dumps([vars(each) if hasattr(each, "__dict__") else each for each in decided_by], sort_keys=True)
-    return work / f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+    def name(self, stage: str, *decided_by: Any) -> Path:
+        settings = json.dumps([self.texts, self.weights, *decided_by], sort_keys=True)
+        return self.work / f"{stage}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
+    def get_passages(self) -> Dataset:
+        """All passages in random order, each once, in a file that is not read into memory."""
+        arguments, folder = self.arguments, self.name("passages")
+        if not folder.exists():
+            with open_folder(folder) as unfinished:
+                if arguments.has_vectors:
+                    rows = Dataset.from_parquet(arguments.teacher, cache_dir=str(unfinished / "cache"))
+                    if not {"text", "vector"} <= set(rows.column_names):
+                        raise ValueError(f"{arguments.teacher!r} must have the columns `text` and `vector`.")
+                    rows = rows.select_columns(["text", "vector"]).shuffle(seed=arguments.seed)
+                else:
+                    passages = list(dict.fromkeys(cut_passages(arguments)))
+                    random.Random(arguments.seed).shuffle(passages)
+                    rows = Dataset.from_dict({"text": passages})
+                rows.save_to_disk(unfinished)
+                shutil.rmtree(unfinished / "cache", ignore_errors=True)
+        return load_from_disk(folder)
 
-def describe_passages(arguments: DistilArguments) -> list[Any]:
-    """What decides which passages there are, and their order."""
-    files = [split_share(each) for each in arguments.texts] or [(arguments.teacher, 1.0)]
-    stamps = [[str(Path(path).resolve()), share, os.stat(path).st_mtime_ns] for path, share in files]
-    return [stamps, arguments.min_words, arguments.max_words, arguments.seed]
+    def get_tokenizer(self) -> PreTrainedTokenizerBase:
+        if self.arguments.tokenizer is not None:
+            return load_wave_tokenizer(self.arguments.tokenizer)
+        folder = self.name("tokenizer", self.count, self.arguments.vocab_size)
+        if not folder.exists():
+            texts = (text for rows in self.passages.select(range(self.count)).iter(1000) for text in rows["text"])
+            bar = not self.arguments.disable_tqdm
+            tokenizer = train_wave_tokenizer(texts, self.arguments.vocab_size, show_progress=bar)
+            with open_folder(folder) as unfinished:
+                tokenizer.save_pretrained(unfinished)
+        return load_wave_tokenizer(folder)
 
+    def get_tokens(self, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """The tokens of the passages, their number and the row of each, in a file that is not read into memory."""
+        arguments = self.arguments
 
-def get_passages(arguments: DistilArguments, work: Path) -> Dataset:
-    """All passages in random order, each once, in a file that is not read into memory."""
-    folder = name_stage(work, "passages", *describe_passages(arguments))
-    if not folder.exists():
-        with open_folder(folder) as unfinished:
-            if is_table(arguments.teacher):
-                rows = Dataset.from_parquet(arguments.teacher, cache_dir=str(unfinished / "cache"))
-                missing = {"text", "vector"} - set(rows.column_names)
-                if missing:
-                    raise ValueError(f"{arguments.teacher!r} must have the columns `text` and `vector`.")
-                rows.select_columns(["text", "vector"]).shuffle(seed=arguments.seed).save_to_disk(unfinished)
-                shutil.rmtree(unfinished / "cache")
-            else:
-                passages = list(dict.fromkeys(cut_passages(arguments)))
-                random.Random(arguments.seed).shuffle(passages)
-                Dataset.from_dict({"text": passages}).save_to_disk(unfinished)
-    return load_from_disk(folder)
+        def cut(rows: dict[str, list], indices: list[int]) -> dict[str, list]:
+            ids = tokenizer(rows["text"], truncation=True, max_length=arguments.max_length)["input_ids"]
+            return {"input_ids": ids, "length": [len(each) for each in ids], "row": indices}
+
+        file = self.name("tokens", tokenizer.backend_tokenizer.to_str(), self.count, arguments.max_length)
+        return self.passages.select(range(self.count)).map(
+            cut, True, batched=True, remove_columns=self.passages.column_names, cache_file_name=f"{file}.arrow"
+        )
+
+    def get_table(self, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+        """The teacher's vector of each token alone, minus their mean, in the D directions in which they differ most."""
+        size, pooling = self.arguments.hidden_size, self.arguments.teacher_pooling
+        file = self.name("table", pooling, size, tokenizer.backend_tokenizer.to_str()).with_suffix(".npy")
+        if not file.exists():
+            words = [word for word, _ in spell(tokenizer) or ()] or [
+                tokenizer.decode([index], skip_special_tokens=True).strip() for index in range(len(tokenizer))
+            ]
+            known = [index for index, word in enumerate(words) if word]
+            bar = not self.arguments.disable_tqdm
+            vectors = self.teacher.encode([words[index] for index in known], batch_size=64, show_progress_bar=bar)
+            vectors = torch.from_numpy(np.asarray(vectors, np.float32))
+            vectors = vectors - vectors.mean(0)
+            vectors = vectors @ torch.linalg.eigh(vectors.T @ vectors).eigenvectors.flip(1)[:, :size]
+            table = torch.zeros(len(tokenizer), size)
+            table[known, : vectors.shape[1]] = vectors * (TABLE_SCALE / vectors.std())
+            with open_whole(file, "wb") as opened:
+                np.save(opened, table.numpy())
+        return torch.from_numpy(np.load(file))
+
+    def get_vectors(self) -> Path:
+        """The teacher's vectors of the passages, in files of `SHARD` rows of fp16."""
+        folder = self.name("vectors", self.arguments.teacher_pooling)
+        folder.mkdir(exist_ok=True)
+        bar = tqdm(range(0, self.count, SHARD), "Teacher's vectors", disable=self.arguments.disable_tqdm)
+        for start in bar:
+            file = folder / f"{start // SHARD:05d}.npy"
+            if not file.exists():
+                rows = self.passages[start : start + SHARD]
+                vectors = rows["vector"] if self.teacher is None else self.teacher.encode(rows["text"], batch_size=16)
+                with open_whole(file, "wb") as opened:
+                    np.save(opened, np.asarray(vectors, np.float16))
+        return folder
 
 
 def cut_passages(arguments: DistilArguments) -> Iterator[str]:
@@ -262,93 +314,46 @@ def split_share(name: str) -> tuple[str, float]:
     raise ValueError(f"`texts` must be FILE or FILE:SHARE, with a share above 0 and up to 1, got {name!r}.")
 
 
-def get_tokenizer(arguments: DistilArguments, work: Path, passages: Dataset, count: int) -> PreTrainedTokenizerBase:
-    if arguments.tokenizer is not None:
-        return load_wave_tokenizer(arguments.tokenizer)
-    folder = name_stage(work, "tokenizer", *describe_passages(arguments), count, arguments.vocab_size)
-    if not folder.exists():
-        texts = (text for rows in passages.select(range(count)).iter(1000) for text in rows["text"])
-        tokenizer = train_wave_tokenizer(texts, arguments.vocab_size, show_progress=not arguments.disable_tqdm)
-        with open_folder(folder) as unfinished:
-            tokenizer.save_pretrained(unfinished)
-    return load_wave_tokenizer(folder)
+def fetch_teacher(name: str) -> str:
+    """The folder of a teacher; that of a name on the Hub is downloaded."""
+    return name if Path(name).is_dir() else snapshot_download(name, ignore_patterns=["onnx/*", "openvino/*", "*.h5"])
 
 
-def encode(passages: Dataset, tokenizer: PreTrainedTokenizerBase, count: int, max_length: int, work: Path) -> Dataset:
-    """The tokens of the first passages, their number and the row of each, in a file that is not read into memory."""
-
-    def cut(rows: dict[str, list], indices: list[int]) -> dict[str, list]:
-        ids = tokenizer(rows["text"], truncation=True, max_length=max_length)["input_ids"]
-        return {"input_ids": ids, "length": [len(each) for each in ids], "row": indices}
-
-    vocabulary = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-    file = name_stage(work, "tokens", passages._fingerprint, vocabulary, count, max_length)
-    return passages.select(range(count)).map(
-        cut, with_indices=True, batched=True, remove_columns=passages.column_names, cache_file_name=f"{file}.arrow",
-        desc="Tokens",
-    )  # fmt: skip
-
-
-def get_table(
-    arguments: DistilArguments, work: Path, teacher: Any, tokenizer: PreTrainedTokenizerBase, weights: dict[str, str]
-) -> np.ndarray:
-    """What the teacher has for each token alone, (V, D): minus the mean, in the D directions in which they differ most."""
-    file = name_stage(work, "table", weights, arguments.teacher_pooling, sorted(tokenizer.get_vocab().items()))
-    file = file.with_suffix(f".{arguments.hidden_size}.npy")
-    if not file.exists():
-        spellings = spell(tokenizer)
-        ids = range(len(tokenizer))
-        words = [tokenizer.decode([index]).strip() for index in ids] if spellings is None else [s for s, _ in spellings]
-        special = set(tokenizer.all_special_ids)
-        known = [index for index in ids if words[index] and index not in special]
-        bar = not arguments.disable_tqdm
-        vectors = teacher.encode([words[index] for index in known], batch_size=64, show_progress_bar=bar)
-        vectors = torch.from_numpy(np.asarray(vectors, np.float32))
-        vectors = vectors - vectors.mean(0)
-        directions = torch.linalg.eigh(vectors.T @ vectors).eigenvectors.flip(1)[:, : arguments.hidden_size]
-        table = torch.zeros(len(tokenizer), arguments.hidden_size)
-        known_VD = vectors @ directions
-        table[known, : known_VD.shape[1]] = known_VD * (TABLE_SCALE / known_VD.std())
-        with open_whole(file, "wb") as opened:
-            np.save(opened, table.numpy())
-    return np.load(file)
+def load_teacher(arguments: DistilArguments) -> Any:
+    try:
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.base.modules import Transformer
+        from sentence_transformers.sentence_transformer.modules import Pooling
+    except ImportError as error:
+        raise ImportError(
+            f'A teacher needs sentence-transformers: pip install "wave-network[sentence-transformers]" ({error})'
+        ) from error
+    folder = fetch_teacher(arguments.teacher)
+    if arguments.teacher_pooling is None:
+        return SentenceTransformer(folder)
+    transformer = Transformer(folder)
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=arguments.teacher_pooling)
+    return SentenceTransformer(modules=[transformer, pooling])
 
 
-def get_vectors(
-    arguments: DistilArguments,
-    work: Path,
-    teacher: Any,
-    passages: Dataset,
-    count: int,
-    weights: dict[str, str],
-) -> Path:
-    """The teacher's vectors of the first passages, in files of `SHARD` rows of fp16."""
-    folder = name_stage(work, "vectors", *describe_passages(arguments), weights, arguments.teacher_pooling)
-    folder.mkdir(exist_ok=True)
-    for start in tqdm(range(0, count, SHARD), "Teacher's vectors", disable=arguments.disable_tqdm):
-        file = folder / f"{start // SHARD:05d}.npy"
-        if not file.exists():
-            rows = passages[start : start + SHARD]
-            vectors = rows["vector"] if teacher is None else teacher.encode(rows["text"], batch_size=16)
-            with open_whole(file, "wb") as opened:
-                np.save(opened, np.asarray(vectors, np.float16))
-    return folder
+def hash_weights(arguments: DistilArguments) -> dict[str, str]:
+    """The sha256 of each file of weights of a teacher, or of its vectors."""
+    files = [Path(arguments.teacher)]
+    if not arguments.has_vectors:
+        folder = Path(fetch_teacher(arguments.teacher))
+        files = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin"))
+    return {path.name: hashlib.sha256(np.memmap(path, np.uint8, "r")).hexdigest() for path in files}
 
 
 def train(
-    arguments: DistilArguments,
-    student: Student,
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: Dataset,
-    vectors: Vectors,
-    folder: Path,
+    arguments: DistilArguments, student: Student, tokens: Dataset, vectors: Vectors, folder: Path
 ) -> dict[str, Any]:
     """Trains the student, and returns what is measured on the passages that were held out."""
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         texts = [torch.tensor(row["input_ids"]) for row in rows]
         return {
-            "input_ids": pad_sequence(texts, batch_first=True, padding_value=tokenizer.pad_token_id),
+            "input_ids": pad_sequence(texts, batch_first=True, padding_value=student.wave.config.pad_token_id),
             "attention_mask": pad_sequence([torch.ones_like(text) for text in texts], batch_first=True),
             "vectors": vectors[[row["row"] for row in rows]],
         }
@@ -381,9 +386,9 @@ def train(
             save_total_limit=2,
             load_best_model_at_end=True,
             metric_for_best_model="cosine",
-            dataloader_drop_last=True,
             label_names=["vectors"],
             remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
             report_to="none",
             seed=arguments.seed,
             disable_tqdm=arguments.disable_tqdm,
@@ -405,48 +410,9 @@ def train(
     }
 
 
-# --- Teacher and result ----------------------------------------------------------------------------------------------
-
-
-def is_table(teacher: str) -> bool:
-    return teacher.endswith(".parquet")
-
-
-def fetch_teacher(name: str) -> str:
-    """The folder of a teacher; that of a name on the Hub is downloaded."""
-    return name if Path(name).is_dir() else snapshot_download(name, ignore_patterns=["onnx/*", "openvino/*", "*.h5"])
-
-
-def load_teacher(arguments: DistilArguments) -> Any:
-    try:
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.base.modules import Transformer
-        from sentence_transformers.sentence_transformer.modules import Pooling
-    except ImportError as error:
-        raise ImportError(
-            f'A teacher needs sentence-transformers: pip install "wave-network[sentence-transformers]" ({error})'
-        ) from error
-    folder = fetch_teacher(arguments.teacher)
-    if arguments.teacher_pooling is None:
-        return SentenceTransformer(folder)
-    transformer = Transformer(folder)
-    size = transformer.get_embedding_dimension()
-    return SentenceTransformer(modules=[transformer, Pooling(size, pooling_mode=arguments.teacher_pooling)])
-
-
-def hash_weights(teacher: str) -> dict[str, str]:
-    """The sha256 of each file of weights of a teacher."""
-    if is_table(teacher):
-        files = [Path(teacher)]
-    else:
-        folder = Path(fetch_teacher(teacher))
-        files = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin"))
-    return {path.name: hashlib.sha256(np.memmap(path, np.uint8, "r")).hexdigest() for path in files}
-
-
 def save(
     arguments: DistilArguments,
-    student: Student,
+    wave: WaveModel,
     tokenizer: PreTrainedTokenizerBase,
     metrics: dict[str, Any],
     target: Path,
@@ -454,8 +420,7 @@ def save(
     """Writes the encoder; config.json, by which a folder is a model, takes its name last."""
     finished = target / "finished"
     with open_folder(finished, overwrite=True) as folder:
-        wave = student.wave.to(getattr(torch, arguments.save_dtype))
-        wave.save_pretrained(folder)
+        wave.to(getattr(torch, arguments.save_dtype)).save_pretrained(folder)
         write_json(folder / "config.json", read_json(folder / "config.json") | {"dtype": "float32"})
         tokenizer.save_pretrained(folder)
         kinds = {"": "Transformer", "1_Pooling": "Pooling"}
@@ -486,7 +451,7 @@ def describe(arguments: DistilArguments, wave: WaveModel, metrics: dict[str, Any
     ]
     hashes = [{"file": name, "sha256": value} for name, value in metrics["teacher_sha256"].items()]
     return CARD.format(
-        teacher=Path(arguments.teacher).name if Path(arguments.teacher).exists() else arguments.teacher,
+        teacher=arguments.teacher,
         texts=write_table(texts),
         hashes=write_table(hashes),
         parameters=f"{wave.num_parameters():,}",
@@ -505,8 +470,9 @@ tags: [wave-network, sentence-transformers]
 # A Wave Network that learned from {teacher}
 
 A [Wave Network](https://arxiv.org/abs/2411.02674) of {parameters} parameters. It gives a text the mean of its tokens,
-{size} numbers, and learned in {steps:,} steps to point where the vectors of its teacher do. Their cosine on {held_out:,}
-passages that it did not learn from is {cosine}; it finds {found:.1%} of them among the teacher's vectors of all.
+{size} numbers, and learned in {steps:,} steps to point where the vectors of its teacher do. On {held_out:,} passages
+that it did not learn from their cosine is {cosine}, and {found:.1%} of them lie nearest to the teacher's vector of the
+same passage.
 
 ```python
 from sentence_transformers import SentenceTransformer
