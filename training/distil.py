@@ -12,6 +12,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +20,11 @@ import numpy as np
 import torch
 from datasets import Dataset, load_from_disk
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
@@ -94,13 +97,18 @@ class DistilArguments:
         for name, number in least.items():
             if getattr(self, name) < number:
                 raise ValueError(f"`{name}` must be at least {number}, got {getattr(self, name)}.")
+        self.make_config()
         if bool(self.texts) == self.has_vectors:
-            wrong = "are given as well" if self.texts else "are missing"
-            raise ValueError(
-                f"`texts` must be given with a teacher, and not with a Parquet file of vectors; they {wrong}."
-            )
+            raise ValueError(f"`texts` go with a teacher, and not with a Parquet file of vectors; got {self.texts}.")
         if self.licenses and len(self.licenses) != len(self.texts):
             raise ValueError(f"`licenses` must be one for each of {len(self.texts)} files, got {len(self.licenses)}.")
+
+    def make_config(self, **settings: Any) -> WaveConfig:
+        fields = {"conv_kernel_size": 3, "position_embedding_type": "none", "hidden_dropout_prob": self.dropout}
+        try:
+            return WaveConfig(**fields | {"hidden_size": self.hidden_size} | self.config | settings)
+        except (StrictDataclassError, TypeError) as error:
+            raise ValueError(f"`config` {self.config} does not fit WaveConfig: {error}") from error
 
     @property
     def has_vectors(self) -> bool:
@@ -169,13 +177,7 @@ def distil(arguments: DistilArguments, make_model: Callable[[WaveConfig], WaveMo
     table = None if stages.teacher is None else stages.get_table(tokenizer)
     vectors = Vectors(stages.get_vectors(), stages.count)
     torch.manual_seed(arguments.seed)
-    config = WaveConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=arguments.hidden_size,
-        pad_token_id=tokenizer.pad_token_id,
-        hidden_dropout_prob=arguments.dropout,
-        **{"conv_kernel_size": 3, "position_embedding_type": "none"} | arguments.config,
-    )
+    config = arguments.make_config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     student = Student(make_model(config), vectors.size, arguments.contrast, arguments.temperature)
     if table is not None:
         student.wave.get_input_embeddings().weight.data.copy_(table)
@@ -183,7 +185,7 @@ def distil(arguments: DistilArguments, make_model: Callable[[WaveConfig], WaveMo
     folder = target / "work" / stages.name("training", decisive).name
     metrics = train(arguments, student, stages.get_tokens(tokenizer), vectors, folder)
     metrics |= {"passages": stages.count, "teacher_sha256": stages.weights, **describe_run()}
-    save(arguments, student.wave, tokenizer, metrics, target)
+    save(arguments, student.wave, tokenizer, metrics)
     shutil.rmtree(folder)  # checkpoints, which are large; the other stages may serve again
     return target
 
@@ -195,8 +197,8 @@ class Stages:
         self.arguments = arguments
         self.work = Path(arguments.work_dir or Path(arguments.output_dir, "work"))
         self.work.mkdir(parents=True, exist_ok=True)
-        self.teacher = None if arguments.has_vectors else load_teacher(arguments)
-        self.weights = hash_weights(arguments)
+        self.teacher, weights = fetch_teacher(arguments)
+        self.weights = {path.name: hashlib.sha256(np.memmap(path, np.uint8, "r")).hexdigest() for path in weights}
         files = [split_share(each) for each in arguments.texts] or [(arguments.teacher, 1.0)]
         stamps = [[str(Path(path).resolve()), share, os.stat(path).st_mtime_ns] for path, share in files]
         self.texts = [stamps, arguments.min_words, arguments.max_words, arguments.seed]
@@ -314,35 +316,51 @@ def split_share(name: str) -> tuple[str, float]:
     raise ValueError(f"`texts` must be FILE or FILE:SHARE, with a share above 0 and up to 1, got {name!r}.")
 
 
-def fetch_teacher(name: str) -> str:
-    """The folder of a teacher; that of a name on the Hub is downloaded."""
-    return name if Path(name).is_dir() else snapshot_download(name, ignore_patterns=["onnx/*", "openvino/*", "*.h5"])
-
-
-def load_teacher(arguments: DistilArguments) -> Any:
+def fetch_teacher(arguments: DistilArguments) -> tuple[Any, list[Path]]:
+    """The teacher, or None for a file of vectors, and the files that hold what it knows."""
+    name, pooling = arguments.teacher, arguments.teacher_pooling
+    if arguments.has_vectors:
+        return None, [Path(name)]
     try:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.base.modules import Transformer
         from sentence_transformers.sentence_transformer.modules import Pooling
     except ImportError as error:
         raise ImportError(
-            f'A teacher needs sentence-transformers: pip install "wave-network[sentence-transformers]" ({error})'
+            f"A teacher needs sentence-transformers: pip install sentence-transformers ({error})"
         ) from error
-    folder = fetch_teacher(arguments.teacher)
-    if arguments.teacher_pooling is None:
-        return SentenceTransformer(folder)
+    folder = name if Path(name).is_dir() else snapshot_download(name, ignore_patterns=["onnx/*", "openvino/*", "*.h5"])
+    weights = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".safetensors", ".bin"))
+    if pooling is None:
+        return SentenceTransformer(folder), weights
     transformer = Transformer(folder)
-    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=arguments.teacher_pooling)
-    return SentenceTransformer(modules=[transformer, pooling])
+    modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)]
+    return SentenceTransformer(modules=modules), weights
 
 
-def hash_weights(arguments: DistilArguments) -> dict[str, str]:
-    """The sha256 of each file of weights of a teacher, or of its vectors."""
-    files = [Path(arguments.teacher)]
-    if not arguments.has_vectors:
-        folder = Path(fetch_teacher(arguments.teacher))
-        files = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin"))
-    return {path.name: hashlib.sha256(np.memmap(path, np.uint8, "r")).hexdigest() for path in files}
+class DistilTrainer(Trainer):
+    """Trainer with an order of its own: batches of like length, the same in a run that goes on."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+        return ByLength([*self.train_dataset["length"]], self)
+
+
+class ByLength(Sampler[int]):
+    def __init__(self, lengths: list[int], trainer: Trainer):
+        self.lengths, self.trainer = lengths, trainer
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        chooser = random.Random(self.trainer.args.seed + int(self.trainer.state.epoch or 0))
+        order, size, batches = list(range(len(self))), self.trainer.args.train_batch_size, []
+        chooser.shuffle(order)
+        for start in range(0, len(order), 50 * size):
+            near = sorted(order[start : start + 50 * size], key=self.lengths.__getitem__)
+            batches += [near[first : first + size] for first in range(0, len(near), size)]
+        chooser.shuffle(batches)
+        return chain(*sorted(batches, key=len, reverse=True))  # the one that is not full comes last
 
 
 def train(
@@ -360,8 +378,7 @@ def train(
 
     def measure(evaluated: Any) -> dict[str, float]:
         found, wanted = torch.from_numpy(evaluated.predictions), torch.from_numpy(evaluated.label_ids)
-        nearest = torch.cat([(part @ wanted.T).argmax(-1) for part in found.split(1024)])
-        is_own = nearest == torch.arange(len(wanted))
+        is_own = (found @ wanted.T).argmax(-1) == torch.arange(len(wanted))
         return {"cosine": (found * wanted).sum(-1).mean().item(), "found": is_own.float().mean().item()}
 
     table = student.wave.get_input_embeddings().weight
@@ -370,7 +387,7 @@ def train(
         {"params": [table], "lr": arguments.table_learning_rate, "weight_decay": 0.0},
         {"params": rest, "lr": arguments.learning_rate, "weight_decay": 0.01},
     ]
-    trainer = Trainer(
+    trainer = DistilTrainer(
         student,
         TrainingArguments(
             output_dir=str(folder),
@@ -378,7 +395,6 @@ def train(
             per_device_train_batch_size=arguments.batch_size,
             per_device_eval_batch_size=256,
             warmup_steps=arguments.warmup_steps,
-            train_sampling_strategy="group_by_length",
             eval_strategy="steps",
             eval_steps=arguments.eval_steps,
             save_steps=arguments.eval_steps,
@@ -401,37 +417,28 @@ def train(
         optimizers=(torch.optim.AdamW(groups, fused=True), None),
     )
     # Trainer writes this file of a checkpoint last: one without it was cut short.
-    complete = folder.glob("checkpoint-*/trainer_state.json")
-    last = max((path.parent for path in complete), key=lambda path: int(path.name.split("-")[1]), default=None)
+    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    last = max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
     trainer.train(resume_from_checkpoint=last and str(last))
-    measured = trainer.evaluate()
-    return {name: round(measured[f"eval_{name}"], 4) for name in ("cosine", "found")} | {
-        "steps": trainer.state.global_step
-    }
+    measured = {name: round(trainer.evaluate()[f"eval_{name}"], 4) for name in ("cosine", "found")}
+    return measured | {"steps": trainer.state.global_step}
 
 
-def save(
-    arguments: DistilArguments,
-    wave: WaveModel,
-    tokenizer: PreTrainedTokenizerBase,
-    metrics: dict[str, Any],
-    target: Path,
-) -> None:
+def save(arguments: DistilArguments, wave: WaveModel, tokenizer: PreTrainedTokenizerBase, metrics: dict) -> None:
     """Writes the encoder; config.json, by which a folder is a model, takes its name last."""
+    target, size = Path(arguments.output_dir), wave.config.hidden_size
     finished = target / "finished"
     with open_folder(finished, overwrite=True) as folder:
         wave.to(getattr(torch, arguments.save_dtype)).save_pretrained(folder)
         write_json(folder / "config.json", read_json(folder / "config.json") | {"dtype": "float32"})
         tokenizer.save_pretrained(folder)
-        kinds = {"": "Transformer", "1_Pooling": "Pooling"}
-        modules = [
-            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for index, (path, kind) in enumerate(kinds.items())
-        ]
-        (folder / "1_Pooling").mkdir()
-        pooling = {"word_embedding_dimension": wave.config.hidden_size, "pooling_mode_mean_tokens": True}
-        write_json(folder / "1_Pooling" / "config.json", pooling)
+        kinds = enumerate({"": "Transformer", "1_Pooling": "Pooling"}.items())
+        types = ((index, path, f"sentence_transformers.models.{kind}") for index, (path, kind) in kinds)
+        modules = [{"idx": index, "name": str(index), "path": path, "type": kind} for index, path, kind in types]
         write_json(folder / "modules.json", modules)
+        (folder / "1_Pooling").mkdir()
+        pooling = {"word_embedding_dimension": size, "pooling_mode_mean_tokens": True}
+        write_json(folder / "1_Pooling" / "config.json", pooling)
         write_json(folder / "sentence_bert_config.json", {"max_seq_length": tokenizer.model_max_length})
         write_json(folder / "metrics.json", metrics)
         write_text(folder / "README.md", describe(arguments, wave, metrics))
@@ -444,21 +451,14 @@ def save(
 def describe(arguments: DistilArguments, wave: WaveModel, metrics: dict[str, Any]) -> str:
     """The card of an encoder."""
     names = [split_share(each) for each in arguments.texts] or [(arguments.teacher, 1.0)]
-    licenses = arguments.licenses or ["not stated"] * len(names)
+    terms = arguments.licenses or ["not stated"] * len(names)
     texts = [
-        {"texts": Path(name).name, "share": f"{share:g}", "terms": terms}
-        for (name, share), terms in zip(names, licenses, strict=True)
+        {"texts": Path(name).name, "share": share, "terms": each}
+        for (name, share), each in zip(names, terms, strict=True)
     ]
     hashes = [{"file": name, "sha256": value} for name, value in metrics["teacher_sha256"].items()]
-    return CARD.format(
-        teacher=arguments.teacher,
-        texts=write_table(texts),
-        hashes=write_table(hashes),
-        parameters=f"{wave.num_parameters():,}",
-        held_out=arguments.held_out,
-        size=wave.config.hidden_size,
-        **metrics,
-    )
+    said = vars(arguments) | metrics | {"texts": write_table(texts), "hashes": write_table(hashes)}
+    return CARD.format(**said, parameters=f"{wave.num_parameters():,}", size=wave.config.hidden_size)
 
 
 CARD = """---
