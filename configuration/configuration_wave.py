@@ -85,9 +85,8 @@ class WaveConfig(PreTrainedConfig):
         Activation of the feed-forward block, which is there only with an `intermediate_size`, and of the head of
         [`WaveForMaskedLM`].
     hidden_dropout_prob (`float`, *optional*, defaults to 0.5):
-        Dropout on what each layer adds to its input (paper, eq. 8) and on the embeddings: there, on a CPU, on each
-        distinct row of a table that a batch uses, so that a word loses the same dimensions wherever it stands; under
-        torch.compile and on other devices on each token.
+        Dropout on what each layer adds to its input (paper, eq. 8) and on the sum of the embeddings, where each token
+        draws its own.
     token_dropout_prob (`float`, *optional*, defaults to 0.0):
         In training, the probability with which a token's whole embedding, before the convolution and the first layer,
         is set to zero; the others are not scaled.

@@ -13,12 +13,6 @@ from ..files import read_json, write_text
 
 FILES = ("metrics.json", "config.json", "tokenizer_config.json")
 TEMPLATE = Path(__file__).with_name("model_card.md")
-FIGURES = {
-    "accuracy": ("accuracy", "Accuracy"),
-    "accuracy_low": ("accuracy_low", "Accuracy, lower end of the 95 % interval"),
-    "accuracy_high": ("accuracy_high", "Accuracy, upper end of the 95 % interval"),
-    "macro_f1": ("f1", "Macro F1"),
-}
 
 
 def write_card(run_folder: str | os.PathLike, repo_id: str | None = None, license: str = "apache-2.0") -> Path:
@@ -39,9 +33,9 @@ def write_card(run_folder: str | os.PathLike, repo_id: str | None = None, licens
         ValueError: One of them is damaged, or `repo_id` is not a name that the Hub takes.
     """
     folder = Path(run_folder).resolve()
+    name = repo_id or folder.name
     if repo_id is not None:
         validate_repo_id(repo_id)
-    name = repo_id or folder.name
     run, config, tokenizer = (read_json(folder / file) for file in FILES)
     try:
         split = "test" if "test" in run["results"] else "validation"
@@ -55,7 +49,6 @@ def write_card(run_folder: str | os.PathLike, repo_id: str | None = None, licens
             longest=tokenizer.get("model_max_length") or config.get("max_position_embeddings"),
             pictures=[path.name for path in folder.glob("*.png")],
             escape=escape,
-            fence=fence,
             percent=lambda share: f"{100 * share:.2f}",
         )
     except (KeyError, TypeError, UndefinedError) as error:
@@ -66,9 +59,14 @@ def write_card(run_folder: str | os.PathLike, repo_id: str | None = None, licens
 
 def describe_model(run: dict[str, Any], split: str, name: str, license: str) -> ModelCardData:
     """The YAML at the top of the card. The Hub shows the results from it."""
-    data, base_model = run["data"], run["base_model"]
+    data, base_model, result = run["data"], run["base_model"], run["results"][split]
     is_on_hub = base_model is not None and "/" in base_model and not base_model.startswith((".", "/"))
     source = {"source_name": "metrics.json", "source_url": hf_hub_url(name, "metrics.json")} if "/" in name else {}
+
+    def describe(metric: str, title: str, value: float) -> EvalResult:
+        place = {"dataset_type": data["name"], "dataset_name": data["name"], "dataset_split": split, **source}
+        return EvalResult("text-classification", metric_type=metric, metric_name=title, metric_value=value, **place)
+
     return ModelCardData(
         license=license,
         library_name="transformers",
@@ -79,18 +77,10 @@ def describe_model(run: dict[str, Any], split: str, name: str, license: str) -> 
         metrics=["accuracy", "f1"],
         model_name=name,
         eval_results=[
-            EvalResult(
-                task_type="text-classification",
-                dataset_type=data["name"],
-                dataset_name=data["name"],
-                dataset_split=split,
-                metric_type=metric,
-                metric_name=title,
-                metric_value=run["results"][split][figure],
-                metric_args={"average": "macro"} if metric == "f1" else None,
-                **source,
-            )
-            for figure, (metric, title) in FIGURES.items()
+            describe("accuracy", "Accuracy", result["accuracy"]),
+            describe("accuracy_low", "Accuracy, lower end of the 95 % interval", result["accuracy_low"]),
+            describe("accuracy_high", "Accuracy, upper end of the 95 % interval", result["accuracy_high"]),
+            describe("f1", "Macro F1", result["macro_f1"]),
         ],
     )
 
@@ -104,9 +94,3 @@ def escape(text: str) -> str:
     line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", " ", text).split())
     markup = r"[&<>\"'`|\\*\[\]~$#!:]|(?<![^\W_])_|_(?![^\W_])"
     return re.sub(markup, lambda match: f"&#{ord(match.group())};", line)
-
-
-def fence(command: str) -> str:
-    """A command as a block of shell code, in a fence longer than any in it."""
-    marks = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
-    return f"{marks}sh\n{command}\n{marks}"

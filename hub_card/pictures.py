@@ -14,25 +14,20 @@ def draw_pictures(run_folder: str | os.PathLike) -> list[Path]:
     Draws `confusion_matrix.png` and `reliability.png` from the `metrics.json` of a run.
 
     They show the test split, or validation where there is none. `reliability.png` is left out if the run measured no
-    calibration.
-
-    Returns:
-        The paths of the pictures.
+    calibration. Returns the paths.
 
     Raises:
-        FileNotFoundError: The folder has no `metrics.json`.
-        ValueError: `metrics.json` is damaged.
+        FileNotFoundError, ValueError: `metrics.json` is missing or damaged.
     """
     run_folder = Path(run_folder)
     run = read_json(run_folder / "metrics.json")
     split = "test" if "test" in run["results"] else "validation"
-    name = run["data"]["name"]
+    title = f"{run['data']['name']}, {split}, {run['results'][split]['rows']:,} texts"
     figures = {"confusion_matrix.png": draw_confusion(run["results"][split], run["data"]["label_names"])}
     if run.get("calibration"):
-        figures["reliability.png"] = draw_reliability(run["calibration"][split], run["calibration"]["temperature"])
+        figures["reliability.png"] = draw_reliability(run["calibration"][split])
     for file_name, figure in figures.items():
-        rows = run["results"][split]["rows"]
-        figure.suptitle(f"{name}, {split}, {rows:,} texts", parse_math=False)  # a $ in a name is no mathematics
+        figure.suptitle(title, parse_math=False)  # a $ in a name is no mathematics
         with open_whole(run_folder / file_name, "wb") as file:
             figure.savefig(file, dpi=150)
     return [run_folder / file_name for file_name in figures]
@@ -49,15 +44,10 @@ def draw_confusion(result: dict[str, Any], names: list[str]) -> Any:
     is_legible = len(names) <= LEGIBLE_CLASSES
     size = min(max(2.5 + 0.55 * len(names), 4.5), 20)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
-    shown = [name.replace("$", r"\$") if len(name) <= 24 else f"{name[:23]}…".replace("$", r"\$") for name in names]
+    shown = [(name if len(name) <= 24 else f"{name[:23]}…").replace("$", r"\$") for name in names]
     display = ConfusionMatrixDisplay(shares, display_labels=shown if is_legible else None)
-    display.plot(
-        ax=figure.add_subplot(),
-        include_values=is_legible,
-        cmap="Blues",
-        xticks_rotation=45,
-        im_kw={"vmin": 0, "vmax": 1},
-    )
+    colors = {"cmap": "Blues", "im_kw": {"vmin": 0, "vmax": 1}}
+    display.plot(ax=figure.add_subplot(), include_values=is_legible, xticks_rotation=45, **colors)
     display.ax_.set(title=f"accuracy {result['accuracy']:.1%}", xlabel="predicted class", ylabel="true class")
     if not is_legible:
         display.ax_.set(xticks=[], yticks=[])
@@ -67,29 +57,19 @@ def draw_confusion(result: dict[str, Any], names: list[str]) -> Any:
     return figure
 
 
-def draw_reliability(found: dict[str, Any], temperature: float | None) -> Any:
+def draw_reliability(found: dict[str, Any]) -> Any:
     """Accuracy over mean confidence, a point for each bin; its area is the number of texts in the bin."""
     from matplotlib.figure import Figure
 
-    panels = {"": found}
-    if temperature is not None:
-        panels = {"before: ": found["before"], f"temperature {temperature:.3g}: ": found}
-    figure = Figure(figsize=(4.4 * len(panels), 4.8), layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axes, (title, figures) in zip(grid, panels.items(), strict=True):
-        bins = [each for each in figures["bins"] if each["count"]]
-        texts = sum(each["count"] for each in bins)
-        axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="perfectly calibrated")
-        axes.scatter(
-            [each["confidence"] for each in bins],
-            [each["accuracy"] for each in bins],
-            s=[20 + 1200 * each["count"] / texts for each in bins],
-            alpha=0.5,
-        )
-        for each in bins:
-            axes.annotate(f"{each['count']:,}", (each["confidence"], each["accuracy"]), fontsize="small", ha="center")
-        axes.set(xlim=(0, 1.05), ylim=(0, 1.05), title=f"{title}calibration error {figures['ece']:.2%}")
-        axes.set(xlabel="probability of the predicted class", aspect="equal")
-    grid[0].set_ylabel("share of right answers")
-    grid[0].legend(loc="upper left")
+    bins = [each for each in found["bins"] if each["count"]]
+    confidences, accuracies, counts = ([each[name] for each in bins] for name in ("confidence", "accuracy", "count"))
+    figure = Figure(figsize=(4.8, 5.2), layout="constrained")
+    axes = figure.add_subplot(xlim=(0, 1.05), ylim=(0, 1.05), aspect="equal")
+    axes.set(title=f"calibration error {found['ece']:.2%}")
+    axes.set(xlabel="probability of the predicted class", ylabel="share of right answers")
+    axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="perfectly calibrated")
+    axes.scatter(confidences, accuracies, s=[20 + 1200 * count / sum(counts) for count in counts], alpha=0.5)
+    for confidence, accuracy, count in zip(confidences, accuracies, counts, strict=True):
+        axes.annotate(f"{count:,}", (confidence, accuracy), fontsize="small", ha="center")
+    axes.legend(loc="upper left")
     return figure

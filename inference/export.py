@@ -1,7 +1,6 @@
 """`wave-network export`: a trained classifier as an ONNX folder that runs without transformers and torch."""
 
 import contextlib
-import html
 import inspect
 import io
 import logging
@@ -10,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +29,8 @@ TOLERANCE = 1e-5  # the largest difference of a logit, of the largest logit or o
 AGREEMENT = 0.99  # the share of texts that must keep their label in 8-bit integers
 LONGEST_CHECKED = 4096
 CALIBRATION, MADE = 4096, 512  # texts that are read from a file, and texts that are made without one
-ODD_TEXTS = ["", " ", "Tab\tand\nlines", "ÄÖÜ ß café 漢字 🙂", "don't; (really?) 3.14 #tag", "word " * 5000]
-ODD_ROWS = [{"text": text} for text in ODD_TEXTS]
+ODD_TEXTS = ("", " ", "Tab\tand\nlines", "ÄÖÜ ß café 漢字 🙂", "don't; (really?) 3.14 #tag", "word " * 5000)
+PACKAGES = ("onnx", "onnxruntime", "onnxscript", "transformers.exporters")
 
 
 @dataclass
@@ -84,11 +84,16 @@ def export_model(arguments: ExportArguments) -> Path:
             says which and how far.
     """
     target = resolve_target(arguments)
-    check_packages()
-    # The texts first: a model may have to come from the Hub.
-    rows = read_calibration(arguments) if arguments.calibration else []
+    missing = [package for package in PACKAGES if find_spec(package) is None]
+    if missing:
+        packages = 'onnx onnxruntime onnxscript "transformers>=5.23"'
+        raise ImportError(f"An export needs {', '.join(missing)}: pip install {packages}")
+    batches = None  # the texts first: a model may have to come from the Hub
+    if arguments.calibration is not None:
+        batches = read_texts(arguments.calibration, text_columns=arguments.text_columns)
     model, tokenizer = load_model(arguments)
-    rows = rows or make_rows(tokenizer)
+    rows = make_rows(tokenizer) if batches is None else list(islice(chain.from_iterable(batches), CALIBRATION))
+    odd_rows = [{"text": text} for text in ODD_TEXTS]
     classifier = Classifier(model, tokenizer)
     expected = classifier.logits(rows)
     with open_folder(target, arguments.overwrite) as folder:
@@ -98,7 +103,7 @@ def export_model(arguments: ExportArguments) -> Path:
         exported = ExportedClassifier(folder)
         difference = max(
             check_shapes(exported, classifier),
-            check_logits(exported.logits(to_texts(ODD_ROWS)), classifier.logits(ODD_ROWS), "odd texts"),
+            check_logits(exported.logits(to_texts(odd_rows)), classifier.logits(odd_rows), "odd texts"),
             check_logits(exported.logits(to_texts(rows)), expected, f"{len(rows):,} texts"),
         )
         if arguments.format == "onnx-int8":
@@ -124,23 +129,6 @@ def resolve_target(arguments: ExportArguments) -> Path:
     if target.is_dir() and any(target.iterdir()) and not (target / "classify.py").is_file():
         raise FileExistsError(f"`output_dir` {str(target)!r} holds no export and is not replaced. Choose another name.")
     return target
-
-
-def check_packages() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-        from transformers.exporters import OnnxExporter  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f'An export needs more packages ({error}): pip install onnx onnxruntime onnxscript "transformers>=5.23"'
-        ) from error
-
-
-def read_calibration(arguments: ExportArguments) -> list[dict[str, str]]:
-    batches = read_texts(arguments.calibration, text_columns=arguments.text_columns)
-    return list(islice(chain.from_iterable(batches), CALIBRATION))
 
 
 def make_rows(tokenizer: Any) -> list[dict[str, str]]:
@@ -196,8 +184,11 @@ def write_graph(file: Path, model: Any, tokenizer: Any) -> None:
 
     length = min(16, tokenizer.model_max_length)
     ids_BL = torch.arange(2 * length).view(2, length) % model.get_input_embeddings().weight.shape[0]
-    inputs = {name: torch.zeros_like(ids_BL) for name in find_inputs(model, tokenizer)}
-    inputs |= {"input_ids": ids_BL, "attention_mask": torch.ones_like(ids_BL).tril(length // 2)}
+    inputs = {"input_ids": ids_BL, "attention_mask": torch.ones_like(ids_BL).tril(length // 2)}
+    # A Wave Network without segments has the argument, too.
+    has_segments = getattr(model.config, "type_vocab_size", 1) > 0 and "token_type_ids" in tokenizer.model_input_names
+    if has_segments and "token_type_ids" in inspect.signature(model.forward).parameters:
+        inputs["token_type_ids"] = torch.zeros_like(ids_BL)
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=tokenizer.model_max_length)}
     with quiet():
         try:
@@ -208,14 +199,6 @@ def write_graph(file: Path, model: Any, tokenizer: Any) -> None:
         ClearMetadataAndDocStringPass()(exported.program)  # source lines of this machine
         file.parent.mkdir(exist_ok=True)
         onnx_ir.save(exported.program, file)
-
-
-def find_inputs(model: Any, tokenizer: Any) -> list[str]:
-    taken = inspect.signature(model.forward).parameters
-    has_segments = "token_type_ids" in taken and "token_type_ids" in tokenizer.model_input_names
-    # A Wave Network without segments has the argument, too.
-    has_segments = has_segments and getattr(model.config, "type_vocab_size", 1) > 0
-    return ["input_ids", "attention_mask"] + (["token_type_ids"] if has_segments else [])
 
 
 def quantize(source: Path, target: Path) -> None:
@@ -250,9 +233,7 @@ def check_shapes(exported: ExportedClassifier, classifier: Classifier) -> float:
     longest = min(classifier.tokenizer.model_max_length, LONGEST_CHECKED)
     generator = np.random.default_rng(0)
     largest = 0.0
-    for rows, length in dict.fromkeys(
-        [(2, min(16, longest)), (1, 1), (1, longest), (5, max(1, longest // 9)), (33, 5)]
-    ):
+    for rows, length in ((2, 16), (1, 1), (1, longest), (5, longest // 9 + 1), (33, 5)):
         shape = (rows, min(length, longest))
         right_BL = np.arange(shape[1]) < generator.integers(1, shape[1] + 1, (rows, 1))
         masks = {"no padding": np.ones(shape, bool), "padding right": right_BL, "padding left": right_BL[:, ::-1]}
@@ -313,24 +294,21 @@ def to_texts(rows: list[dict[str, str]]) -> list[Any]:
 
 
 def write_card(folder: Path, arguments: ExportArguments, exported: ExportedClassifier, **checks: Any) -> None:
-    is_local = Path(arguments.model).is_dir()
+    is_local, file = Path(arguments.model).is_dir(), FORMATS[arguments.format]
     card = ModelCard.from_template(
         ModelCardData(
             pipeline_tag="text-classification",
             library_name="onnx",
             tags=["text-classification", arguments.format],
             base_model=None if is_local else arguments.model,
-            base_model_relation=None if is_local else "quantized",
         ),
         template_path=str(Path(__file__).with_name("export_card.md")),
         model=Path(arguments.model).resolve().name if is_local else arguments.model,
         origin=Path(arguments.calibration).name if arguments.calibration else "random words of the vocabulary",
-        format=arguments.format,
-        file=FORMATS[arguments.format],
-        size=(folder / FORMATS[arguments.format]).stat().st_size,
-        inputs=exported.inputs,
-        labels=[html.escape(" ".join(label.split()), quote=False) for label in exported.labels],
-        max_length=exported.tokenizer.truncation["max_length"],
+        arguments=arguments,
+        exported=exported,
+        file=file,
+        size=(folder / file).stat().st_size,
         **checks,
     )
     write_text(folder / "README.md", str(card).rstrip("\n") + "\n")

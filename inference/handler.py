@@ -13,11 +13,6 @@ MAX_TEXTS = 256  # of one request
 
 
 class EndpointHandler:
-    """
-    Args:
-        path: The exported folder.
-    """
-
     def __init__(self, path: str = ""):
         self.classifier = ExportedClassifier(path)
 
@@ -26,10 +21,6 @@ class EndpointHandler:
         Args:
             data: `{"inputs": ..., "parameters": {"top_k": ...}}`. The inputs are a text or a list of texts; a pair is
                 `{"text": ..., "text_pair": ...}`. `top_k` is a number of labels, or null for all.
-
-        Returns:
-            Without `top_k` the best label of each text, `[{"label": ..., "score": ...}]`; with it a list of labels, and
-            for a list of inputs one such list for each.
 
         Raises:
             ValueError: The request is not as described; the message names the field.

@@ -98,7 +98,9 @@ class WaveDropout(nn.Dropout):
         count = hidden_states.numel()
         bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         is_kept = (bits[:count] < kept - 2**15).view(hidden_states.shape)
-        return (hidden_states * is_kept).mul_(2**16 / kept)
+        # A mask of floats, 0 or the scale, is the factor of the backward too.
+        mask = is_kept.to(torch.promote_types(hidden_states.dtype, torch.float32)).mul_(2**16 / kept)
+        return (hidden_states * mask).to(hidden_states.dtype)
 
 
 class WaveConvolution(nn.Module):
@@ -115,7 +117,7 @@ class WaveConvolution(nn.Module):
     def forward(self, hidden_states: torch.Tensor, tokens: WaveTokens) -> torch.Tensor:
         own_BLD = hidden_states
         if tokens.mask_BL is not None:
-            own_BLD = own_BLD.masked_fill(~tokens.mask_BL[..., None], 0)
+            own_BLD = own_BLD * tokens.mask_BL[..., None].to(own_BLD.dtype)  # on a CPU much faster than a masked fill
         if tokens.cu_seq_lens is None:
             return hidden_states + self.convolve(own_BLD)
         # Packed texts are kept apart by zeros between them.
@@ -158,38 +160,39 @@ class WaveEmbeddings(nn.Module):
         return 0 if self.convolution is None else self.convolution.reach
 
     def forward(self, tokens: WaveTokens) -> torch.Tensor:
-        """The embeddings, (B, L, D)."""
+        """The embeddings, (B, L, D). Each token of each text draws its own dropout."""
         if tokens.inputs_embeds is None:
-            hidden_states = self.read(self.word_embeddings, tokens.input_ids, "input_ids")
+            hidden_states = look_up(self.word_embeddings, tokens.input_ids, "input_ids")
         else:
             self.check_width(tokens.inputs_embeds)
-            hidden_states = self.dropout(tokens.inputs_embeds)
+            hidden_states = tokens.inputs_embeds
+            if tokens.mask_BL is not None:  # NaN or infinity may stand at padding
+                hidden_states = hidden_states.masked_fill(~tokens.mask_BL[..., None], 0)
         ngram_ids_BLN = self.find_ngrams(tokens) if tokens.ngram_ids_BLN is None else tokens.ngram_ids_BLN
-        for ids_BL in () if ngram_ids_BLN is None else ngram_ids_BLN.unbind(-1):
-            hidden_states = hidden_states + self.read(self.ngram_embeddings, ids_BL, "ngram_ids", self.ngram_projection)
+        if ngram_ids_BLN is not None:
+            for ids_BL in ngram_ids_BLN.unbind(-1):
+                rows = look_up(self.ngram_embeddings, ids_BL, "ngram_ids")
+                hidden_states = hidden_states + (rows if self.ngram_projection is None else self.ngram_projection(rows))
         if self.config.position_embedding_type != "none":
-            position_ids, limit = tokens.position_ids, None
-            if position_ids is None:
-                position_ids = self.count_positions(tokens)
-                limit = tokens.shape[1] if self.config.position_embedding_type == "sinusoidal" else None
-            positions = self.read(self.position_embeddings, position_ids, "position_ids", limit=limit)
-            hidden_states = hidden_states + positions
+            hidden_states = hidden_states + self.embed_positions(tokens)
         if self.config.type_vocab_size > 0:
             first_11 = torch.zeros((1, 1), dtype=torch.long, device=tokens.device)
             type_ids = first_11 if tokens.token_type_ids is None else tokens.token_type_ids
-            hidden_states = hidden_states + self.read(self.token_type_embeddings, type_ids, "token_type_ids")
+            hidden_states = hidden_states + look_up(self.token_type_embeddings, type_ids, "token_type_ids")
+        hidden_states = self.dropout(hidden_states)
         if self.training and self.config.token_dropout_prob > 0:
             drawn_BL1 = torch.rand((*tokens.shape, 1), device=tokens.device)
             hidden_states = hidden_states.masked_fill(drawn_BL1 < self.config.token_dropout_prob, 0)
         return hidden_states if self.convolution is None else self.convolution(hidden_states, tokens)
 
-    def read(self, table, ids_BL, name: str, project=None, limit: int | None = None) -> torch.Tensor:
-        """`table(ids)` in the width of the model, with dropout: in training on a CPU on each distinct row, once."""
-        is_by_row = self.training and self.dropout.p > 0 and ids_BL.device.type == "cpu" and not is_traced()
-        ids, index_BL = ids_BL.unique(return_inverse=True) if is_by_row else (ids_BL, None)
-        rows = look_up(table, ids, name) if limit is None else table(ids, limit)
-        rows = self.dropout(rows if project is None else project(rows))
-        return rows if index_BL is None else nn.functional.embedding(index_BL, rows)
+    def embed_positions(self, tokens: WaveTokens) -> torch.Tensor:
+        """The position embeddings, (B, L, D), or (1, L, D) where they are the same for all texts."""
+        if tokens.position_ids is not None:
+            return look_up(self.position_embeddings, tokens.position_ids, "position_ids")
+        position_ids = self.count_positions(tokens)
+        if self.config.position_embedding_type == "sinusoidal":
+            return self.position_embeddings(position_ids, limit=tokens.shape[1])
+        return look_up(self.position_embeddings, position_ids, "position_ids")
 
     def check_width(self, inputs_embeds: torch.Tensor) -> None:
         """ValueError if the embeddings have another width than the model."""

@@ -99,7 +99,9 @@ EXPERIMENTS = {
         rows=(8000,),
         others=8000,
     ),
-    "dropout": Experiment("dropout on the embeddings, at two commits", {"bbc-news": ({},), "trec6": ({},)}, seeds=5),
+    "dropout": Experiment(
+        "dropout on the embeddings, at two commits", {"bbc-news": ({"num_train_epochs": 5},), "trec6": ({},)}, seeds=5
+    ),
 }
 
 

@@ -247,13 +247,6 @@ def test_a_label_is_shown_as_it_is_and_breaks_nothing(folder: Path, nasty: str):
     assert not kinds & {"html_inline", "image"}
 
 
-def test_a_command_cannot_leave_its_code_block(folder: Path):
-    command = "wave-network finetune --dataset x\n```\n# Title\n````\n<script>"
-    edit(folder / "metrics.json", "command", value=command)
-    parsed = MarkdownIt().parse(ModelCard.load(write_card(folder)).text)
-    assert [token.content for token in parsed if token.type == "fence" and token.info == "sh"] == [command + "\n"]
-
-
 def test_many_classes_are_folded_away(folder: Path):
     labels = [f"class {index}" for index in range(21)]
     score = {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1}

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import runpy
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -318,3 +320,11 @@ def test_code_of_the_model_folder_is_run_only_with_trust(model: Path, file: Path
     with pytest.raises(OSError, match="safetensors"):  # its code is run, and then finds no weights
         classify(folder, file, overwrite=True, trust_remote_code=True)
     assert marker.exists()
+
+
+def test_the_example(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    example = Path(predict_module.__file__).parents[1] / "examples" / "classify.py"
+    monkeypatch.setattr(sys, "argv", [str(example), str(run), "goal match striker", "orbit rocket"])
+    runpy.run_path(str(example), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["sport", "space"]
