@@ -266,8 +266,8 @@ def test_half_precision_halves_the_file_and_loads_as_float32(teacher, files, tmp
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        ({"texts": []}, ValueError, ["texts", "missing"]),
-        ({"teacher": "known.parquet"}, ValueError, ["texts", "given"]),
+        ({"texts": []}, ValueError, ["texts", "got []"]),
+        ({"teacher": "known.parquet"}, ValueError, ["texts", "Parquet", "lines.txt.gz"]),
         ({"texts": ["{0}:0"]}, ValueError, ["texts", "lines.txt.gz:0", "above 0"]),
         ({"texts": ["{0}:all"]}, ValueError, ["texts", "lines.txt.gz:all", "SHARE"]),
         ({"texts": ["nowhere.txt"]}, FileNotFoundError, ["nowhere.txt"]),

@@ -453,7 +453,7 @@ def describe(arguments: DistilArguments, wave: WaveModel, metrics: dict[str, Any
     names = [split_share(each) for each in arguments.texts] or [(arguments.teacher, 1.0)]
     terms = arguments.licenses or ["not stated"] * len(names)
     texts = [
-        {"texts": Path(name).name, "share": share, "terms": each}
+        {"texts": Path(name).name, "share": f"{share:g}", "terms": each}
         for (name, share), each in zip(names, terms, strict=True)
     ]
     hashes = [{"file": name, "sha256": value} for name, value in metrics["teacher_sha256"].items()]
