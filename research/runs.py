@@ -77,7 +77,7 @@ def train(
         else:
             known, others = split_model(model)
             maker = None if kind == "wave" and not others else choose_maker(kind, others)
-            settings = {"seed": seed, "resume": checkpoint is not None, **training}
+            settings = {"seed": seed, "resume_from_checkpoint": "last", **training}
             finetune(
                 DataArguments(**rows), ModelArguments(**known), RunArguments(str(folder), **settings), make_model=maker
             )

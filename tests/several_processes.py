@@ -71,7 +71,7 @@ def run_one(
     }
     import torch
 
-    from wave_network.training.cli import main
+    from wave_network.cli import main
 
     torch.set_num_threads(1)
     if prepare is not None:

@@ -9,10 +9,11 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from wave_network.cli import main
 from wave_network.training import finetune
-from wave_network.training.cli import main
 
 WORDS = {
     "sport": ["goal", "match", "striker", "referee", "league", "coach", "stadium", "penalty", "final", "champion"],
@@ -29,7 +30,7 @@ SMALL = {
     "num_train_epochs": 3,
     "learning_rate": 0.01,
     "per_device_train_batch_size": 8,
-    "subword_buckets": 0,  # a checkpoint is what the run will leave
+    "subword_buckets": 0,
 }
 INTERRUPTED = 130  # the status of a command that Ctrl-C has ended
 OF_A_NEW_MODEL = ("hidden_dropout_prob", "hidden_size", "vocab_size")
@@ -96,6 +97,13 @@ def finetune_small(dataset: Path, output: Path, **settings: Any) -> Path:
 
 def read_metrics(run: Path) -> dict[str, Any]:
     return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+def distance(run: Path, other: Path) -> float:
+    """The largest difference between the weights of two runs."""
+    weights, others = load_file(run / "model.safetensors"), load_file(other / "model.safetensors")
+    assert weights.keys() == others.keys()
+    return max(float((weights[name] - others[name]).abs().max()) for name in weights)
 
 
 def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -226,7 +226,8 @@ def test_the_cut_depends_on_the_seed_alone_and_the_test_rows_do_not(tmp_path: Pa
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert Counter(first.validation["label"]) == Counter(other.validation["label"]) == {0: 10, 1: 10}
     assert first.validation_was_split
-    assert first.test and other.test
+    assert first.test
+    assert other.test
     assert first.test.to_list() == other.test.to_list()
 
 

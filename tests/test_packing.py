@@ -456,7 +456,7 @@ def test_two_processes_evaluate_packed_texts_as_one(packed_run: Path, data: Path
     words = small_words(data, tmp_path / "two", packing=True, **settings)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = subprocess.run(
-        [*launch, "-m", "wave_network.training.cli", *words],
+        [*launch, "-m", "wave_network.cli", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

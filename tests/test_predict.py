@@ -185,7 +185,7 @@ def test_a_model_of_one_label_writes_its_value(
 
 
 def test_an_existing_output_is_kept(model: Path, file: Path, capsys: pytest.CaptureFixture[str]):
-    from wave_network.training.cli import main
+    from wave_network.cli import main
 
     output = file.with_name("texts.csv.predictions.csv")
     output.write_text("mine")

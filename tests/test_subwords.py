@@ -3,38 +3,26 @@
 import math
 import zlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from small_runs import finetune_small, interrupt, read_metrics, refuse, small_words, write_data
 from tokenizers import Tokenizer
-from tokenizers.models import BPE, WordPiece
+from tokenizers.models import BPE
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from wave_network import WaveConfig, WaveForSequenceClassification, train_wave_tokenizer
-from wave_network.training.cli import main
-from wave_network.training.settings import RunArguments
 from wave_network.training.subwords import (
     BUCKETS,
     SubwordEmbedding,
     add_subwords,
     cut_grams,
     fold_subwords,
-    settle_subwords,
+    resolve_subwords,
     spell,
 )
 
 PIECES = ["", "<wave>", "ing>", "<a>", "<waves>"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "texts"
-    folder.mkdir()
-    return write_data(folder)
 
 
 def make_table(buckets: int = 7) -> SubwordEmbedding:
@@ -84,16 +72,6 @@ def test_ids_of_any_shape_and_repeated_ones_get_their_rows_and_all_gradients():
     torch.testing.assert_close(found[1], table.subwords.grad)
 
 
-def test_row_sparse_gradients_are_the_same():
-    tables, ids = [make_table(), make_table()], torch.tensor([[1, 4, 1], [0, 2, 3]])
-    tables[1].sparse = True
-    for table in tables:
-        table(ids).square().sum().backward()
-    for dense, sparse in zip(*(table.parameters() for table in tables), strict=True):
-        assert sparse.grad.is_sparse
-        torch.testing.assert_close(sparse.grad.to_dense(), dense.grad)
-
-
 def test_an_id_that_is_no_row_is_refused():
     with pytest.raises(IndexError):
         make_table()(torch.tensor([len(PIECES)]))
@@ -137,96 +115,20 @@ def test_what_is_saved_is_what_is_loaded_to_the_bit():
     assert torch.equal(other.subwords, table.subwords)
 
 
+def test_tokenizers_that_mark_the_start_of_a_word_can_be_spelled():
+    vocabulary = {"<s>": 0, "▁": 1, "▁wave": 2, "s": 3, "<0x41>": 4}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE(vocabulary, [])), bos_token="<s>")
+    assert spell(tokenizer) == ["", "<>", "<wave>", "s>", ""]
+    assert [resolve_subwords(None, tokenizer, is_new) for is_new in (True, False)] == [BUCKETS, 0]
+    assert resolve_subwords(7, tokenizer, is_new=False) == 7
+
+
 def test_other_tables_and_tokenizers_are_refused():
-    model, _ = make_model()
-    with pytest.raises(ValueError, match=r"`subword_buckets` \(11\) is for a WordPiece tokenizer.* BPE"):
-        add_subwords(model, PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE())), 11)
+    model, tokenizer = make_model()
+    plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE()))
+    assert resolve_subwords(None, plain, is_new=True) == 0
+    with pytest.raises(ValueError, match=r"`subword_buckets` .11. needs tokens that say where a word begins"):
+        add_subwords(model, plain, 11)
     model.set_input_embeddings(nn.EmbeddingBag(5, 8))
     with pytest.raises(ValueError, match=r"in an nn.Embedding; those of WaveForSequenceClassification are in Embedd"):
-        add_subwords(model, make_model()[1], 11)
-
-
-def test_a_run_leaves_a_plain_model_and_its_record(data: Path, tmp_path: Path):
-    run = finetune_small(data, tmp_path / "run", subword_buckets=50, mixup_alpha=1.0, packing=True, calibrate=True)
-    plain = finetune_small(data, tmp_path / "plain")
-    weights = load_file(run / "model.safetensors")
-    assert weights.keys() == load_file(plain / "model.safetensors").keys()
-    metrics = read_metrics(run)
-    assert metrics["model"]["parameters"] == read_metrics(plain)["model"]["parameters"]
-    assert metrics["settings"]["subword_buckets"] == 50
-    assert "--subword_buckets 50" in metrics["command"]
-
-    # The table is that of the best checkpoint, which has its parts as well.
-    found = [load_file(path) for path in sorted(run.glob("checkpoint-*/model.safetensors"))]
-    name = "wave.embeddings.word_embeddings."
-    assert any(torch.equal(each[name + "weight"], weights[name + "weight"]) for each in found)
-    assert all(each[name + "subwords"].shape == (50, 16) for each in found)
-    assert all((each[name + "subwords"] != 0).any() for each in found)
-
-
-def test_a_new_model_has_them_without_a_word(data: Path, tmp_path: Path):
-    words = small_words(data, tmp_path / "run", num_train_epochs=1)
-    at = words.index("--subword_buckets")
-    main([*words[:at], *words[at + 2 :]])
-    metrics = read_metrics(tmp_path / "run")
-    assert metrics["settings"]["subword_buckets"] == BUCKETS
-    assert "subword" not in metrics["command"]
-
-
-@pytest.mark.parametrize(
-    "others", [{}, {"sparse_embeddings": True}, {"ema_decay": 0.9, "mixup_alpha": 1.0}], ids=["alone", "sparse", "mean"]
-)
-def test_a_run_goes_on_to_the_same_weights(others: dict[str, Any], data: Path, tmp_path: Path):
-    settings = {"subword_buckets": 50} | others
-    whole = finetune_small(data, tmp_path / "whole", **settings)
-    halved = interrupt(data, tmp_path / "halved", 1, **settings)
-    finetune_small(data, halved, **settings, resume=True)
-    expected, found = (load_file(run / "model.safetensors") for run in (whole, halved))
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-@pytest.mark.parametrize("buckets", [0, 51])
-def test_a_resumed_run_must_have_the_subwords_it_had(
-    buckets: int, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    run = interrupt(data, tmp_path / "run", 1, subword_buckets=50)
-    error = refuse(small_words(data, run, resume=True, subword_buckets=buckets), capsys)
-    assert f"`subword_buckets` ({buckets}) must be what it was" in error
-    assert "begun with 50" in error
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"subword_buckets": -1}, ["`subword_buckets`", "at least 1", "got -1"]),
-        ({"subword_buckets": 9, "fsdp": True}, ["`subword_buckets` (9)", "`fsdp` (True)"]),
-    ],
-)
-def test_what_makes_no_run_is_refused(
-    settings: dict, words: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    error = refuse(small_words(data, tmp_path / "run", **settings), capsys)
-    for word in words:
-        assert word in error
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("settings", "is_new", "model", "expected"),
-    [
-        ({}, True, WordPiece(), BUCKETS),
-        ({"subword_buckets": 0}, True, WordPiece(), 0),
-        ({"subword_buckets": 7}, False, WordPiece(), 7),
-        ({}, False, WordPiece(), 0),
-        ({}, True, BPE(), 0),
-        ({"fsdp": True}, True, WordPiece(), 0),
-    ],
-)
-def test_a_new_model_on_word_pieces_has_them_by_default(
-    settings: dict[str, Any], is_new: bool, model: Any, expected: int, tmp_path: Path
-):
-    arguments = RunArguments(output_dir=str(tmp_path), use_cpu=True)
-    for name, value in settings.items():  # `fsdp` alone asks for a GPU or more processes
-        setattr(arguments, name, value)
-    settle_subwords(arguments, PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model)), is_new)
-    assert arguments.subword_buckets == expected
+        add_subwords(model, tokenizer, 11)

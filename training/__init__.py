@@ -1,1 +1,1 @@
-"""The training room: data by name or path, the metric, `finetune`, `predict` and the command line."""
+"""Fine-tuning: `finetune` with its settings, its Trainer, what it measures and what it records."""

@@ -7,22 +7,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
-from transformers import TrainingArguments
+import torch
+from huggingface_hub.utils import validate_repo_id
+from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..configuration import WaveConfig
 
-LOSSES = ("cross_entropy", "focal", "label_smoothing")
-# What validation measures.
 METRICS = ("accuracy", "macro_f1", "loss")
-# The orders of the training rows that transformers has here, and passes over others in silence.
-SAMPLINGS = next(each for each in fields(TrainingArguments) if each.name == "train_sampling_strategy").metadata.get(
-    "choices", ["random", "sequential", "group_by_length"]
-)
-
-# How often the training rows are passed over where nothing is said. A new model that would take fewer steps than these
-# has learned too little from few rows (benchmarks/few_rows.py): it takes as many, in at most so many passes.
+# A new model that would take fewer steps in EPOCHS has learned too little from few rows: it takes as many as these.
 EPOCHS = 10.0
 FEW_STEPS, MANY_EPOCHS = 480, 30
+MAX_LENGTH = 512
+# Settings of transformers that have no effect here, or would spoil what is measured.
+FIXED = {
+    "finetune trains, validates and tests": ("do_train", "do_eval", "do_predict"),
+    "all rows are measured together": ("prediction_loss_only", "batch_eval_metrics", "eval_do_concat_batches"),
+    "every row is read": ("dataloader_drop_last",),
+    "the columns are those that the tokenizer makes": ("remove_unused_columns", "label_names", "length_column_name"),
+    "the metrics are accuracy and macro F1": ("include_for_metrics",),
+    "a Wave Network has none": ("use_cache", "use_liger_kernel", "liger_kernel_config"),
+    "the model fits on one device; for several start it with torchrun": (
+        "fsdp",
+        "fsdp_config",
+        "deepspeed",
+        "parallelism_config",
+    ),
+}
 
 
 @dataclass
@@ -33,8 +45,8 @@ class DataArguments:
 
     dataset: str = field(
         metadata={
-            "help": "Built-in name (bbc_news), local file (CSV, TSV, JSON, JSONL, Parquet; .gz too), local folder with "
-            "train/validation/test files, or a name on the Hub."
+            "help": "File (CSV, TSV, JSON, JSON lines, Parquet; compressed too), folder with train/validation/test "
+            "files, name on the Hub, or bbc_news."
         }
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
@@ -44,13 +56,6 @@ class DataArguments:
     label_column: str | None = field(
         default=None, metadata={"help": "Column with the label. Found by itself if unambiguous."}
     )
-    weight_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column with a weight for each training row, a number of at least 0. Only their ratios count; "
-            "validation and test are not weighted."
-        },
-    )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Share of the training rows to validate on, if there is no validation split."}
     )
@@ -58,7 +63,7 @@ class DataArguments:
         default="random",
         metadata={
             "help": "Which rows these are: 'newest' by --order_column; 'whole_texts' where rows are parts of other "
-            "rows, as phrases are of sentences: what is found in texts of validation alone is not trained on."
+            "rows, as phrases are of sentences."
         },
     )
     order_column: str | None = field(
@@ -66,12 +71,9 @@ class DataArguments:
     )
     train_split: str | None = field(default=None, metadata={"help": "Split to train on, where it is not called so."})
     validation_split: str | None = field(
-        default=None,
-        metadata={"help": "Split to validate on, where it is not called so, such as 'validation_matched' of MNLI."},
+        default=None, metadata={"help": "Split to validate on, such as 'validation_matched' of MNLI."}
     )
-    test_split: str | None = field(
-        default=None, metadata={"help": "Split to test on, where it is not called so, such as 'validation' of SST-2."}
-    )
+    test_split: str | None = field(default=None, metadata={"help": "Split to test on, such as 'validation' of SST-2."})
 
 
 @dataclass
@@ -88,13 +90,16 @@ class ModelArguments:
         metadata={"help": "Tokenizer: folder, name on the Hub, or vocabulary file. Default: trained on the texts."},
     )
     vocab_size: int = field(default=8192, metadata={"help": "Vocabulary of a tokenizer that is trained here."})
-    max_length: int = field(default=512, metadata={"help": "Longest text in tokens; the rest is cut off."})
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": f"Longest text in tokens; the rest is cut off. Default: {MAX_LENGTH}, or that of --model."},
+    )
     hidden_size: int = field(default=128, metadata={"help": "Width of a new model."})
     num_hidden_layers: int = field(default=1, metadata={"help": "Wave layers of a new model."})
     intermediate_size: int | None = field(
         default=None, metadata={"help": "Width of a feed-forward block after each wave layer of a new model."}
     )
-    conv_kernel_size: int | None = field(
+    conv_kernel_size: int = field(
         default=3,
         metadata={
             "help": "Width (3, 5 ...) of a convolution that shows a new model the order of its tokens; 0 is none."
@@ -116,9 +121,8 @@ class ModelArguments:
         default="modulation", metadata={"help": "How the two variants of a token are superposed."}
     )
     magnitude: Literal["l2", "rms"] = field(default="l2", metadata={"help": "Norm of the context."})
-    restore: Literal["linear", "real", "magnitude"] = field(
-        default=WaveConfig.restore,
-        metadata={"help": "How waves become real again: a linear map of both parts, the real part, or the magnitude."},
+    restore: Literal["linear", "magnitude"] = field(
+        default="linear", metadata={"help": "How waves become real again: a linear map of both parts, or |Z|."}
     )
     classifier_pooling: Literal["mean", "cls", "max"] = field(
         default="mean", metadata={"help": "How the classifier reads the tokens."}
@@ -135,13 +139,21 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
-        # Two tokens stand around a text. With these alone nothing is left of it, and with fewer nothing is cut off.
-        if self.max_length < 3:
+        # Two tokens stand around a text.
+        if self.max_length is not None and self.max_length < 3:
+            raise ValueError(f"`max_length` must be at least 3, for a token between two marks, got {self.max_length}.")
+        changed = find_changed(self)
+        of_new_models = [name for name in changed if hasattr(WaveConfig, name)]
+        if self.model is not None and of_new_models:
+            name = of_new_models[0]
             raise ValueError(
-                f"`max_length` must be at least 3, for two special tokens and one of the text, got {self.max_length}."
+                f"`{name}` ({changed[name]!r}) is for a new model; --model {self.model} has its own. Leave out one."
             )
-        if self.conv_kernel_size is None:
-            self.conv_kernel_size = 0  # which a command line can say
+        if self.tokenizer is not None and "vocab_size" in changed:
+            raise ValueError(f"`vocab_size` ({self.vocab_size}) is for a new tokenizer; `tokenizer` has its own.")
+        for name in ("ngram_size", "ngram_hidden_size"):
+            if name in changed and self.ngram_vocab_size is None:
+                raise ValueError(f"`{name}` ({changed[name]}) is for `ngram_vocab_size`: give both.")
 
 
 @dataclass
@@ -153,37 +165,22 @@ class RunArguments(TrainingArguments):
     output_dir: str | None = field(
         default=None, metadata={"help": "Run folder. Default: runs/ and the name of the data set."}
     )
-    resume: bool = field(default=False, metadata={"help": "Go on with the run in the run folder."})
-    loss: Literal["cross_entropy", "focal", "label_smoothing"] = field(
-        default="cross_entropy",
-        metadata={
-            "help": "'focal' turns to the texts that are still hard (--focal_gamma), 'label_smoothing' asks for no "
-            "certainty (--label_smoothing_factor)."
-        },
-    )
-    focal_gamma: float = field(
-        default=2.0, metadata={"help": "How far --loss focal turns away from what is easy; 0 is cross-entropy."}
-    )
-    label_smoothing_factor: float | None = field(  # type: ignore[assignment]  # None until it is settled
+    resume_from_checkpoint: str | None = field(
         default=None,
-        metadata={
-            "help": "Share of a label that all classes get alike, from 0 up to 1. Default: 0.1 with --loss "
-            "label_smoothing, which it stands for where it is given alone."
-        },
+        metadata={"help": "Go on with a run: 'last' is the last checkpoint in --output_dir; or a checkpoint's folder."},
     )
     mixup_alpha: float = field(
         default=0.0,
         metadata={
             "help": "Mix the vectors of two texts before the classifier, and their losses alike, by a share from "
-            "Beta(alpha, alpha): 1 is any share, 0 is no mixing. Meant against overfitting and false certainty."
+            "Beta(alpha, alpha): 1 is any share, 0 is no mixing."
         },
     )
     subword_buckets: int | None = field(
         default=None,
         metadata={
-            "help": "While training, tokens share the embeddings of their character n-grams, hashed to so many rows, "
-            "and the saved model has plain embeddings; 0 is none. Default: 16384 for a new model with a WordPiece "
-            "tokenizer, without --fsdp and --deepspeed; else none."
+            "help": "While training, tokens share the embeddings of their character n-grams, hashed to so many rows; "
+            "the saved model has plain embeddings; 0 is none. Default: 16384 for a new model, else none."
         },
     )
     class_weights: Literal["none", "balanced"] = field(
@@ -197,165 +194,133 @@ class RunArguments(TrainingArguments):
     )
     packing: bool = field(
         default=False,
-        metadata={
-            "help": "Lay the texts of a batch end to end instead of padding them: the same results, without work on "
-            "padding. For a Wave Network; on a CPU a small one may be slower with it on very short texts."
-        },
-    )
-    sparse_embeddings: bool = field(
-        default=False,
-        metadata={
-            "help": "Update only the rows of the tables of words and n-grams that are in the batch: faster steps at "
-            "small batches on a CPU, and another update than AdamW's. See docs/sparse.md."
-        },
+        metadata={"help": "Lay the texts of a batch end to end instead of padding them: the same results."},
     )
     ema_decay: float = field(
         default=0.0,
         metadata={
-            "help": "Exponential moving average of the weights, validated and saved in place of them: how much of it a "
-            "step keeps, such as 0.999; 0 is none."
+            "help": "Validate and save the moving average of the weights: how much of it a step keeps, such as 0.999."
         },
     )
     calibrate: bool = field(
         default=False,
-        metadata={
-            "help": "Fit a temperature on the validation rows and save it in the model, so that its probabilities are "
-            "calibrated; the labels stay as they are. For a Wave Network."
-        },
+        metadata={"help": "Fit a temperature on the validation rows, so that probabilities mean what they say."},
     )
     learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
-    num_train_epochs: float | None = field(  # type: ignore[assignment]  # None until `finetune` knows the rows
+    num_train_epochs: float | None = field(  # type: ignore[assignment]  # None until the rows are known
         default=None,
-        metadata={
-            "help": f"Passes over the training rows. Default: {EPOCHS:g}; for a new model on few rows as many as make "
-            f"{FEW_STEPS} steps, but no more than {MANY_EPOCHS}."
-        },
+        metadata={"help": f"Passes over the training rows. Default: {EPOCHS:g}, more for a new model on few rows."},
     )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Training texts in a batch, per device."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation texts in a batch, per device."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
+    save_strategy: str | None = field(  # type: ignore[assignment]  # None until it is resolved
+        default=None, metadata={"help": "When to save a checkpoint: no, steps, epoch or best. Default: eval_strategy."}
+    )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; the best one is kept."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best model of the run."})
+    load_best_model_at_end: bool | None = field(  # type: ignore[assignment]  # None until it is resolved
+        default=None, metadata={"help": "Keep the best model of the run. Default: if there is validation."}
+    )
     metric_for_best_model: str | None = field(
         default="accuracy", metadata={"help": "What is best in validation: accuracy, macro_f1 or loss."}
     )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
-    report_to: str | None = field(
-        default="none",
-        metadata={"help": "Experiment tracker: trackio, tensorboard or wandb. It logs in the run folder."},
-    )
-    run_name: str | None = field(
-        default=None, metadata={"help": "Name of the run in the tracker. Default: that of the run folder."}
-    )
-    project: str | None = field(  # type: ignore[assignment]  # None until `finetune` knows the data
-        default=None, metadata={"help": "Project in the tracker. Default: the name of the data set."}
-    )
-    gradient_checkpointing: bool = field(
-        default=False,
-        metadata={"help": "Compute activations again for the gradient, not keep them: less memory, more time."},
-    )
+    report_to: str | None = field(default="none", metadata={"help": "Experiment tracker, such as tensorboard."})
     train_sampling_strategy: str = field(
         default="group_by_length", metadata={"help": "Order of the training rows; group_by_length pads least."}
     )
     hub_strategy: str = field(default="end", metadata={"help": "When to push with --push_to_hub."})
 
     def __post_init__(self) -> None:
-        # In a settings file, and in the command that a record gives, it is a word.
-        words: dict[str, Any] = {"true": True, "false": False}
-        self.fsdp = words.get(str(self.fsdp).lower(), self.fsdp)
         # transformers' default is the word "no", which the command line reads as a boolean.
         if self.include_num_input_tokens_seen is False:
             self.include_num_input_tokens_seen = "no"
-        if self.metric_for_best_model is None:
-            self.metric_for_best_model = "loss"  # as in transformers, and a command line can say it
-        # What was set, before transformers works out the rest.
-        self.changed = find_changed(self, leave_out=("hub_token", "resume"))
-        self.settle_loss()
-        self.check_choice_of_best()
-        self.check_evaluation()
-        self.check_steps()
-        if self.train_sampling_strategy not in SAMPLINGS:
-            raise ValueError(
-                f"`train_sampling_strategy` must be one of {SAMPLINGS}, got {self.train_sampling_strategy!r}."
-            )
-        if not 0 <= self.mixup_alpha < math.inf:
-            raise ValueError(f"`mixup_alpha` must be a finite number of at least 0, got {self.mixup_alpha}.")
-        if self.subword_buckets is not None and self.subword_buckets < 0:
-            raise ValueError(f"`subword_buckets` must be at least 1, or 0 for none, got {self.subword_buckets}.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"`ema_decay` must be at least 0, for none, and less than 1, got {self.ema_decay}.")
-        # The new name of the same setting, in versions of transformers that have it and call ours an old one.
-        if getattr(self, "activation_checkpointing", False) is None:
-            self.activation_checkpointing = self.gradient_checkpointing
+        self.metric_for_best_model = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        self.changed = find_changed(self, leave_out=("hub_token", "resume_from_checkpoint"))
+        self.check_numbers()
+        self.check_choices()
+        self.resolve_saving()
         # transformers would call it `trainer_output`; `finetune` calls it after the data.
         self.output_dir = self.output_dir or ""
         super().__post_init__()
+        self.check_together()
 
-    def settle_loss(self) -> None:
-        """Works out `loss` and `label_smoothing_factor` from each other; a ValueError if they or gamma contradict."""
-        epsilon = self.label_smoothing_factor
-        if self.loss not in LOSSES:
-            raise ValueError(f"`loss` must be one of {list(LOSSES)}, got {self.loss!r}.")
-        if epsilon is not None and not 0 <= epsilon < 1:
-            raise ValueError(f"`label_smoothing_factor` must be at least 0 and less than 1, got {epsilon}.")
-        if not 0 <= self.focal_gamma < math.inf:
-            raise ValueError(f"`focal_gamma` must be a finite number of at least 0, got {self.focal_gamma}.")
-        if self.loss != "focal" and self.focal_gamma != 2:
-            raise ValueError(f"`focal_gamma` ({self.focal_gamma}) is for `loss` 'focal', got {self.loss!r}.")
-        if self.loss == "focal" and epsilon:
-            raise ValueError(f"`label_smoothing_factor` ({epsilon}) does not go with `loss` 'focal'. Leave out one.")
-        if self.loss == "label_smoothing" and epsilon == 0:
-            raise ValueError("`label_smoothing_factor` must be greater than 0 with `loss` 'label_smoothing', got 0.")
-        if self.loss == "cross_entropy" and epsilon:
-            self.loss = "label_smoothing"
-        self.label_smoothing_factor = (0.1 if self.loss == "label_smoothing" else 0.0) if epsilon is None else epsilon
+    def resolve_saving(self) -> None:
+        """Checkpoints are written where it is validated, so that the best one is kept."""
+        if self.load_best_model_at_end is None:
+            self.load_best_model_at_end = self.eval_strategy != "no" and self.save_strategy != "no"
+        if self.save_strategy is None:
+            self.save_strategy = self.eval_strategy if self.eval_strategy != "no" else "epoch"
+            if self.save_strategy == "steps" and self.eval_steps and "save_steps" not in self.changed:
+                self.save_steps = self.eval_steps
 
-    def settle_epochs(self, rows: int, is_new: bool) -> float:
-        """Gives `num_train_epochs` its value where it has none, more for a new model on few rows; and returns it."""
+    def resolve_epochs(self, rows: int, is_new: bool) -> None:
+        """Gives `num_train_epochs` a value where it has none: more for a new model on few rows."""
         if self.num_train_epochs is None:
             batch = self.train_batch_size * self.world_size * self.gradient_accumulation_steps
             enough = math.ceil(FEW_STEPS / math.ceil(rows / batch)) if is_new else 0
             self.num_train_epochs = float(max(EPOCHS, min(enough, MANY_EPOCHS)))
-        return self.num_train_epochs
 
-    def check_steps(self) -> None:
-        """Raises a ValueError if a batch would be empty, a step of no batch, or training over before it begins."""
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+    def check_numbers(self) -> None:
+        for name, least in {
+            "per_device_train_batch_size": 1,
+            "per_device_eval_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "learning_rate": 0,
+            "weight_decay": 0,
+            "mixup_alpha": 0,
+            "early_stopping_threshold": 0,
+            "early_stopping_patience": 0,
+            "subword_buckets": 0,
+        }.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise ValueError(f"`{name}` must be a finite number of at least {least}, got {value}.")
+        for name in ("ema_decay", "label_smoothing_factor"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 0 and less than 1, got {getattr(self, name)}.")
         epochs = self.num_train_epochs
-        # With `max_steps` it has no effect.
         if self.max_steps <= 0 and epochs is not None and not 0 < epochs < math.inf:
             raise ValueError(f"`num_train_epochs` must be a finite number greater than 0, got {epochs}.")
 
-    def check_evaluation(self) -> None:
-        """Raises a ValueError if not all predictions would be there in one piece, from which every figure is made."""
-        for name, needed in {
-            "prediction_loss_only": False,
-            "batch_eval_metrics": False,
-            "eval_do_concat_batches": True,
+    def check_choices(self) -> None:
+        orders = {each.name: each.metadata for each in fields(TrainingArguments)}["train_sampling_strategy"]
+        for name, allowed in {
+            "metric_for_best_model": METRICS,
+            "class_weights": ("none", "balanced"),
+            "train_sampling_strategy": orders.get("choices", ["random", "sequential", "group_by_length"]),
         }.items():
-            if getattr(self, name) is not needed:
-                raise ValueError(f"`{name}` must be {needed}, as all rows are measured together, got {not needed}.")
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` must be one of {list(allowed)}, got {getattr(self, name)!r}.")
+        for reason, names in FIXED.items():
+            for name in names:
+                if name in self.changed:
+                    raise ValueError(f"`{name}` ({self.changed[name]!r}) cannot be set: {reason}. Leave it out.")
+        if self.hub_model_id is not None:
+            validate_repo_id(self.hub_model_id)
 
-    def check_choice_of_best(self) -> None:
-        """Raises a ValueError if the metric is none of ours, or early stopping has nothing to go by."""
-        metric = str(self.metric_for_best_model).removeprefix("eval_")
-        if metric not in METRICS:
-            raise ValueError(f"`metric_for_best_model` must be one of {list(METRICS)}, got {metric!r}.")
-        patience, threshold = self.early_stopping_patience, self.early_stopping_threshold
-        if patience is not None and patience < 0:
-            raise ValueError(f"`early_stopping_patience` must be at least 1, or 0 for none, got {patience}.")
-        if not 0 <= threshold < math.inf:
-            raise ValueError(f"`early_stopping_threshold` must be a finite number of at least 0, got {threshold}.")
-        if threshold and not patience:
-            raise ValueError(f"`early_stopping_threshold` ({threshold}) is for `early_stopping_patience`: give both.")
-        if patience and self.eval_strategy == "no":
-            raise ValueError(
-                f"`early_stopping_patience` ({patience}) goes by validation: `eval_strategy` must be 'epoch' or "
-                "'steps', got 'no'."
-            )
+    def check_together(self) -> None:
+        """A ValueError, or ImportError, for settings that may be right alone but not with the others, or here."""
+        if self.early_stopping_threshold and not self.early_stopping_patience:
+            raise ValueError("`early_stopping_threshold` is for `early_stopping_patience`: give both.")
+        if self.early_stopping_patience and self.eval_strategy == "no":
+            raise ValueError("`early_stopping_patience` goes by validation: `eval_strategy` must not be 'no'.")
+        if self.mixup_alpha and (self.torch_compile or self.n_gpu > 1):
+            raise ValueError("`mixup_alpha` goes neither with `torch_compile` nor with several GPUs in one process.")
+        if self.packing and self.n_gpu > 1:
+            raise ValueError(f"`packing` is for one GPU in each process: use torchrun --nproc_per_node {self.n_gpu}.")
+        for tracker in self.report_to or []:
+            if tracker not in INTEGRATION_TO_CALLBACK:
+                raise ValueError(f"`report_to` must be among {sorted(INTEGRATION_TO_CALLBACK)}, got {tracker!r}.")
+            if tracker not in get_available_reporting_integrations():
+                raise ImportError(f"`report_to` {tracker!r} needs its package, which is not installed.")
+        weight = torch.zeros(1, requires_grad=True)
+        try:
+            optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(self)
+            optimizer = optimizer_class([weight], **settings)
+            get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=self.lr_scheduler_kwargs)
+        except (TypeError, ValueError, ImportError) as error:
+            raise ValueError(f"`optim` or `lr_scheduler_type`, with what they are given, cannot be: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         # Trainer pickles its arguments into every checkpoint; the access token must not land on the disk.
@@ -373,19 +338,8 @@ def find_changed(settings: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]
     return changed
 
 
-def refuse_together(settings: Any, name: str, others: Mapping[str, str]) -> None:
-    """A ValueError if a setting is on, and so is one of others with which it does not go, for the reason given."""
-    value = getattr(settings, name)
-    for other, because in others.items():
-        if value and getattr(settings, other):
-            raise ValueError(
-                f"`{name}` ({value}) does not go with `{other}` ({getattr(settings, other)!r}), {because}. Leave out "
-                "one of the two."
-            )
-
-
 def describe_command(data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments) -> str:
-    """The command that repeats the run, also one that was set up in a file or in Python; without the access token."""
+    """The command that repeats the run, without the access token."""
     settings = find_changed(data_arguments) | find_changed(model_arguments) | arguments.changed
     return shlex.join(["wave-network", "finetune", *as_words(settings)])
 

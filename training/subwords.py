@@ -1,5 +1,6 @@
 """`--subword_buckets`: while it trains, the embedding of a token is also made of those of its character n-grams."""
 
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -9,11 +10,10 @@ from tokenizers.models import WordPiece
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .settings import refuse_together
-
 # The shortest and the longest character n-grams, with the marks "<" and ">" of where a word begins and ends.
 SHORTEST, LONGEST = 3, 5
 BUCKETS = 16384  # of a new model
+WORD_START = "▁"
 
 
 class SubwordEmbedding(nn.Module):
@@ -34,24 +34,20 @@ class SubwordEmbedding(nn.Module):
         table: The table to begin from. Its rows V are trained on.
         pieces: What each row stands for, as `spell` has it; "" has no n-grams.
         buckets: The rows of Z, at least 1.
-
-    Attributes:
-        sparse: Whether the gradients of V and Z are row-sparse, as those of `nn.Embedding(sparse=True)`.
     """
 
     def __init__(self, table: nn.Embedding, pieces: Sequence[str], buckets: int):
         super().__init__()
         self.num_embeddings, self.embedding_dim = table.weight.shape
         self.padding_idx = table.padding_idx
-        self.sparse = table.sparse
         self.own = table.weight
         self.subwords = nn.Parameter(table.weight.new_zeros(buckets, self.embedding_dim))
         grams = [list(cut_grams(piece)) for piece in pieces]
         rows = [zlib.crc32(gram.encode()) % buckets for each in grams for gram in each]
         counts_V = torch.tensor([len(each) for each in grams])
-        self.rows_of_grams = nn.Buffer(torch.tensor(rows, dtype=torch.long), persistent=False)
-        self.counts_V = nn.Buffer(counts_V, persistent=False)
-        self.starts_V = nn.Buffer(counts_V.cumsum(0) - counts_V, persistent=False)
+        self.register_buffer("rows_of_grams", torch.tensor(rows, dtype=torch.long), persistent=False)
+        self.register_buffer("counts_V", counts_V, persistent=False)
+        self.register_buffer("starts_V", counts_V.cumsum(0) - counts_V, persistent=False)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -66,13 +62,12 @@ class SubwordEmbedding(nn.Module):
 
     def compose(self, ids_R: torch.Tensor) -> torch.Tensor:
         """The rows of E for distinct ids: (R, D)."""
-        own_RD = nn.functional.embedding(ids_R, self.own, self.padding_idx, sparse=self.sparse)
+        own_RD = nn.functional.embedding(ids_R, self.own, self.padding_idx)
         counts_R = self.counts_V[ids_R]
         bags_R = counts_R.cumsum(0) - counts_R
         places = torch.arange(int(counts_R.sum()), device=ids_R.device)
         places = places + (self.starts_V[ids_R] - bags_R).repeat_interleave(counts_R)
-        rows = self.rows_of_grams[places]
-        sums_RD = nn.functional.embedding_bag(rows, self.subwords, bags_R, mode="sum", sparse=self.sparse)
+        sums_RD = nn.functional.embedding_bag(self.rows_of_grams[places], self.subwords, bags_R, mode="sum")
         return own_RD + sums_RD * counts_R.clamp(min=1).to(sums_RD.dtype).rsqrt()[:, None]
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -91,37 +86,39 @@ def cut_grams(piece: str) -> Iterator[str]:
             yield piece[start : start + size]
 
 
-def spell(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def spell(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
     """
-    What each id of a WordPiece tokenizer stands for: "<wave>" is a word or how one begins, "ing>" a piece within one,
-    "" a special token. That a word goes on, its first piece does not say.
+    What each id of a tokenizer stands for: "<wave>" is a word or how one begins, "ing>" a piece within one, "" a
+    special token or a single byte. None if its tokens do not say where a word begins, as "##" within a word does in
+    WordPiece, and "▁" before a word in SentencePiece.
     """
-    prefix = tokenizer.backend_tokenizer.model.continuing_subword_prefix
-    special = set(tokenizer.all_special_ids)
-    pieces = []
-    for index, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
-        piece = token[len(prefix) :] if token.startswith(prefix) else f"<{token}"
-        pieces.append("" if index in special else f"{piece}>")
-    return pieces
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if isinstance(model, WordPiece):
+        prefix = model.continuing_subword_prefix
+        pieces = [token[len(prefix) :] if token.startswith(prefix) else f"<{token}" for token in tokens]
+    elif any(token.startswith(WORD_START) for token in tokens):
+        pieces = [f"<{token[1:]}" if token.startswith(WORD_START) else token for token in tokens]
+    else:
+        return None
+    special = set(tokenizer.all_special_tokens)
+    is_text = [token not in special and not re.fullmatch("<0x[0-9A-F]{2}>", token) for token in tokens]
+    return [f"{piece}>" if each else "" for piece, each in zip(pieces, is_text, strict=True)]
 
 
-def settle_subwords(arguments: Any, tokenizer: PreTrainedTokenizerBase, is_new: bool) -> None:
-    """Gives `subword_buckets` of these `RunArguments` its value, where it has none: for a new model, if it can be."""
-    if arguments.subword_buckets is None:
-        is_fit = is_new and is_word_piece(tokenizer) and not (arguments.fsdp or arguments.deepspeed)
-        arguments.subword_buckets = BUCKETS if is_fit else 0
+def resolve_subwords(buckets: int | None, tokenizer: PreTrainedTokenizerBase, is_new: bool) -> int:
+    """The buckets where none are given: `BUCKETS` for a new model, if the tokenizer can be spelled."""
+    if buckets is None:
+        return BUCKETS if is_new and spell(tokenizer) is not None else 0
+    return buckets
 
 
-def is_word_piece(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return isinstance(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), WordPiece)
-
-
-def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buckets: int | None) -> None:
+def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buckets: int) -> None:
     """
     Puts a `SubwordEmbedding` in place of a model's table of words, if there are buckets.
 
     Raises:
-        ValueError: The tokenizer is not of the kind WordPiece, or the words are in no plain table.
+        ValueError: The tokens do not say where a word begins, or the words are in no plain table.
     """
     if not buckets:
         return
@@ -131,14 +128,10 @@ def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buc
             f"`subword_buckets` ({buckets}) is for a model whose words are in an nn.Embedding; those of "
             f"{type(model).__name__} are in {type(table).__name__}. Leave it out."
         )
-    if not is_word_piece(tokenizer):
-        kind = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", tokenizer)
-        raise ValueError(
-            f"`subword_buckets` ({buckets}) is for a WordPiece tokenizer, whose tokens say where a word begins; this "
-            f"one is of the kind {type(kind).__name__}. Leave it out."
-        )
-    # A table may have more rows than the tokenizer has tokens.
     pieces = spell(tokenizer)
+    if pieces is None:
+        raise ValueError(f"`subword_buckets` ({buckets}) needs tokens that say where a word begins. Leave it out.")
+    # A table may have more rows than the tokenizer has tokens.
     pieces += [""] * (table.num_embeddings - len(pieces))
     model.set_input_embeddings(SubwordEmbedding(table, pieces, buckets))
 
@@ -149,9 +142,3 @@ def fold_subwords(model: PreTrainedModel) -> None:
     if isinstance(table, SubwordEmbedding):
         weight = table.weight.detach()
         model.set_input_embeddings(nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=table.padding_idx))
-
-
-def refuse_unfit_subwords(arguments: Any) -> None:
-    """A ValueError if `subword_buckets` does not go with another setting of these `RunArguments`."""
-    because = "which splits the table over the processes"
-    refuse_together(arguments, "subword_buckets", {"fsdp": because, "deepspeed": because})
