@@ -145,16 +145,17 @@ def check_texts(texts: Iterable[str]) -> Iterator[str]:
 def spell(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]] | None:
     """
     What each id is spelled like, and whether a word begins with it; ("", False) for a special token, a byte or a gap.
-    None if the tokens do not say where a word begins: they do in WordPiece ("##ing" goes on) and in those trained here
-    (" wave" begins).
+    None if the tokens do not say where a word begins, as they do in WordPiece ("##ing" goes on), in SentencePiece
+    ("▁wave" begins) and here (" wave" begins).
     """
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     vocabulary = tokenizer.get_vocab()
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    mark = next((mark for mark in (BEGIN, "▁") if mark in vocabulary), None)
     if isinstance(model, WordPiece):
         within = model.continuing_subword_prefix
         cut = {token: (token.removeprefix(within), not token.startswith(within)) for token in vocabulary}
-    elif isinstance(model, BPE) and BEGIN in vocabulary:
-        cut = {token: (token.removeprefix(BEGIN), token.startswith(BEGIN)) for token in vocabulary}
+    elif mark is not None:
+        cut = {token: (token.removeprefix(mark), token.startswith(mark)) for token in vocabulary}
     else:
         return None
     cut |= dict.fromkeys([*tokenizer.all_special_tokens, *BYTES], ("", False))
