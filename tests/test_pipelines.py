@@ -86,7 +86,9 @@ def make_tagged(tokenizer: Any, chooser: random.Random) -> dict[str, torch.Tenso
         for place, (start, end) in enumerate(offsets[row].tolist()):
             for first, last, kind in names:
                 if first <= start < end <= last:
-                    labels[row, place] = TAGS.index(f"{'B' if start == first else 'I'}-{kind}")
+                    # What begins a word may be a token of its own, which stands where the next one does.
+                    is_first = start == first and offsets[row, place - 1, 0] != start
+                    labels[row, place] = TAGS.index(f"{'B' if is_first else 'I'}-{kind}")
     return {**batch, "labels": labels}
 
 
