@@ -1,9 +1,14 @@
 """Which training rows become the validation split, where a data set has none of its own."""
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 CUTS = ("random", "newest", "whole_texts")
 
@@ -11,6 +16,49 @@ CUTS = ("random", "newest", "whole_texts")
 WHOLE_TEXT_WORDS = 8
 
 Cut = tuple[list[int], list[int]]
+
+
+def cut_validation(
+    texts: Sequence[tuple[str, ...]],
+    labels: Sequence[list[int]],
+    cut: str,
+    fraction: float,
+    seed: int,
+    order: Sequence[Any],
+) -> Cut:
+    """
+    The indices of the rows to train on and of those to validate on, for rows of any number of labels. All rows of the
+    same text go to one side, and every label that is validated on is trained on.
+    """
+    counts = Counter(chain.from_iterable(labels))
+    classes = [min(row, key=counts.__getitem__, default=-1) for row in labels]  # the rarest label, or none
+    if cut == "whole_texts":
+        if len(texts[0]) > 1:
+            raise ValueError("`validation_cut` 'whole_texts' is for rows of one text, got pairs.")
+        return cut_whole_texts([text for (text,) in texts], classes, fraction, seed)
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for index, parts in enumerate(texts):
+        rows.setdefault(tuple(" ".join(text.split()) for text in parts), []).append(index)
+    groups = list(rows.values())
+    if len(groups) < len(texts):
+        count = len(texts) - len(groups)
+        logger.warning(
+            "%d of %d training rows repeat a text. The cut keeps those of a text together.", count, len(texts)
+        )
+    classes = [classes[group[0]] for group in groups]
+    if cut == "newest":
+        kept, chosen = cut_newest(classes, [order[group[0]] for group in groups], fraction)
+    else:
+        kept, chosen = cut_rows(classes, fraction, seed)
+    trained = {label for group in kept for index in groups[group] for label in labels[index]}
+    validated: list[int] = []
+    for group in chosen:
+        found = {label for index in groups[group] for label in labels[index]}
+        validated += groups[group] if found <= trained else []
+        trained |= found
+    if len(validated) > 1.5 * fraction * len(texts) + 10:
+        logger.warning("%d of %d rows are validated on, since each class has one.", len(validated), len(texts))
+    return sorted(set(range(len(texts))) - set(validated)), sorted(validated)
 
 
 def cut_rows(labels: Sequence[Any], fraction: float, seed: int) -> Cut:
@@ -76,5 +124,7 @@ def cut_each_class(labels: Sequence[Any], fraction: float, arrange: Callable[[np
         size = min(max(round(len(rows) * fraction), 1), len(rows) - 1)
         cut += arrange(rows)[:size].tolist()
     if not cut:
-        raise ValueError(f"At least one class must have two rows to cut a validation split, got {len(labels)} rows.")
+        raise ValueError(
+            f"One class must have two rows of different texts to cut a validation split, got {len(labels)} texts."
+        )
     return sorted(set(range(len(labels))) - set(cut)), sorted(cut)

@@ -1,189 +1,408 @@
-"""Data files as a stream of tables, and which of their columns hold the text."""
+"""Data files as a stream of batches. Compression, encoding, delimiter and header are found, or refused in a line."""
 
+import bz2
+import codecs
 import csv
+import gzip
+import io
 import json
+import logging
+import lzma
 import re
+import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPException
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from tempfile import TemporaryDirectory
+from typing import IO, Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import urlretrieve
 
-import fsspec
+import charset_normalizer
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import ClassLabel, Features
 
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip")
-TEXT_PAIRS = (
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("premise", "hypothesis"),
-    ("question", "sentence"),
-    ("text", "text_pair"),
-)
-TEXT_COLUMNS = ("text", "sentence", "content", "review", "question")
-LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "coarse_label")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+from .columns import LABEL_COLUMNS, LETTER, OTHER_NAMES, TEXT_COLUMNS, is_missing
 
+logger = logging.getLogger(__name__)
 
-def read_texts(
-    path: str | Path, *, text_columns: Sequence[str] | None = None, batch_size: int = 1024
-) -> Iterator[list[dict[str, str]]]:
-    """
-    Reads the texts of a file of any size as lists of `batch_size` rows, `{"text": ...}` or `{"text": ...,
-    "text_pair": ...}`. A row in is a row out: a missing text is an empty one. The columns are found before it returns.
-
-    Args:
-        path: A CSV, TSV, JSON lines, Parquet or plain text file (one text a line), read in the memory of one batch; or
-            a JSON list, read at once.
-        text_columns: As in `load_text_data`.
-        batch_size: At least 1.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: `batch_size`, the file or a column is not as described; the message says which.
-    """
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    tables = read_tables(path, batch_size)
-    first = next(tables)
-    columns = find_text_columns(first, text_columns, find_label_columns(first.column_names))
-    texts = (read_columns(table, columns, str(path)) for table in chain([first], tables))
-    return ([dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)] for batch in texts)
+COMPRESSIONS: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": lambda path: io.BufferedReader(pa.input_stream(str(path), compression="zstd")),
+    ".zip": lambda path: zipfile.ZipFile(path).open(find_member(path)),  # noqa: SIM115
+}
+DELIMITERS = (",", ";", "\t", "|")
+SAMPLE = 2**18  # bytes or characters from which the encoding and the delimiter are found
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+# The first of those that are equally likely is taken.
+LEGACY = ["cp1252", "cp1257", "cp1255", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1256", "cp874"]
+LEGACY += ["big5", "cp932", "euc_jp", "gb18030", "cp949"]
+# How files begin that stand in the place of data.
+STRANGERS = {b"version https://git-lfs": "a Git LFS pointer, whose data `git lfs pull` fetches"}
+STRANGERS |= dict.fromkeys([b"<!doctype html", b"<html", b"<?xml"], "a web page")
 
 
-def read_tables(path: str | Path, batch_size: int = 8192) -> Iterator[pa.Table]:
-    """The rows of a file as tables of `batch_size` rows, at least one. All values of CSV and text files are strings."""
+class FileError(ValueError):
+    """A file is refused. The message is one line that names it."""
+
+
+class Format(NamedTuple):
+    """What the user says of text files; `names` are of columns."""
+
+    delimiter: str | None = None
+    encoding: str | None = None
+    no_header: bool = False
+    names: Sequence[str] = ()
+
+
+@dataclass
+class Batch:
+    """Some rows of a source. A column is a list, or an Arrow array that becomes one only when it is used."""
+
+    where: str
+    columns: dict[str, Any]
+    start: int = 0
+    class_names: dict[str, list[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def read(self, name: str, step: int = 1) -> list[Any]:
+        """Each `step`-th value of a column; those of one that this batch lacks, as JSON lines may, are missing."""
+        column = self.columns.get(name, [None] * len(self))
+        if isinstance(column, list):
+            return column[::step]
+        try:
+            return (column.take(range(0, len(column), step)) if step > 1 else column).to_pylist()
+        except Exception as error:  # such as strings that are not UTF-8, or dates that Python does not know
+            raise FileError(f"The column {name!r} of {self.where} cannot be read: {error}") from error
+
+    def read_texts(self, text_columns: Sequence[str]) -> dict[str, list[str]]:
+        """The texts as `text` and, for two columns, `text_pair`; more than two are joined by spaces."""
+        texts = [["" if is_missing(value) else value for value in self.read(name)] for name in text_columns]
+        for name, values in zip(text_columns, texts, strict=True):
+            for row, value in enumerate(values, start=self.start + 1):
+                # Half a character of UTF-16, which JSON may hold, has no encoding.
+                if not isinstance(value, str) or (
+                    not value.isascii() and value.encode(errors="ignore").decode() != value
+                ):
+                    wrong = f"{value!r:.60} in row {row} of {self.where}"
+                    raise FileError(f"The text column {name!r} must hold strings of Unicode, got {wrong}.")
+        if len(texts) > 2:
+            return {"text": [" ".join(filter(None, parts)) for parts in zip(*texts, strict=True)]}
+        return dict(zip(("text", "text_pair"), texts, strict=False))
+
+
+def read_batches(path: str | Path, form: Format, batch_size: int = 8192) -> Iterator[Batch]:
+    """The rows of a file in batches, at least one row. All values of CSV and text files are strings."""
+    if is_url(path):
+        with fetch(str(path)) as copy:
+            yield from read_batches(copy, form, batch_size)
+        return
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    if find_kind(path) not in READERS:
-        endings = f"{list(READERS)}, also with one of {list(COMPRESSIONS)}"
-        raise ValueError(f"A data file must end in one of {endings}, got {str(path)!r}.")
     count = 0
     try:
-        for table in READERS[find_kind(path)](path, batch_size):
-            count += len(table)
-            yield table
-    except (pa.ArrowException, UnicodeError, EOFError, OSError, csv.Error, json.JSONDecodeError) as error:
-        raise ValueError(f"The file {str(path)!r} cannot be read: {error}") from error
+        with path.open("rb") as file:
+            head = file.read(64).lstrip(codecs.BOM_UTF8 + b" \t\r\n").lower()
+        for start, what in STRANGERS.items():
+            if head.startswith(start):
+                raise FileError(f"The file {str(path)!r} is {what}, not data.")
+        if find_kind(path) not in READERS:
+            raise FileError(f"A data file must end in one of {', '.join(ENDINGS)}, got {str(path)!r}.")
+        for batch in READERS[find_kind(path)](path, form, batch_size):
+            batch.start = count
+            count += len(batch)
+            yield batch
+    except FileError:
+        raise
+    except Exception as error:  # readers of compressed and binary files raise anything when a file is damaged
+        raise FileError(f"The file {str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
     if not count:
-        raise ValueError(f"The file {str(path)!r} must hold at least one row, got none.")
+        raise FileError(f"The file {str(path)!r} must hold at least one row, got none.")
+
+
+def is_url(name: str | Path) -> bool:
+    return str(name).startswith(("http://", "https://"))
+
+
+@contextmanager
+def fetch(url: str) -> Iterator[Path]:
+    """A copy of a file on the web, for as long as it is read."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / (Path(urlsplit(url).path).name or "data")
+        try:
+            _, headers = urlretrieve(url, path)  # which sees when a file comes incomplete
+        except (OSError, HTTPException, ValueError) as error:
+            raise OSError(f"{url!r} cannot be downloaded: {error}") from error
+        name = Path(headers.get_filename() or "").name
+        yield path.rename(path.with_name(name)) if name and not path.name.lower().endswith(ENDINGS) else path
 
 
 def find_kind(path: Path) -> str:
-    """The ending of a file in lower case, without that of its compression."""
-    name = path.name.lower()
-    return Path(next((name.removesuffix(end) for end in COMPRESSIONS if name.endswith(end)), name)).suffix
+    """The ending of a file in lower case, without that of its compression; in a zip file, of its only member."""
+    path = Path(find_member(path)) if path.suffix.lower() == ".zip" and path.is_file() else path
+    return Path(path.stem if path.suffix.lower() in COMPRESSIONS else path.name).suffix.lower()
 
 
-def open_text(path: Path, newline: str) -> IO[str]:
-    return fsspec.open(str(path), "rt", compression="infer", encoding="utf-8-sig", newline=newline)
+def find_member(path: Path) -> str:
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
+    if len(names) != 1:
+        raise FileError(f"The file {str(path)!r} must hold one file, got {len(names)}: {names[:5]}.")
+    return names[0]
 
 
-def read_csv(path: Path, batch_size: int) -> Iterator[pa.Table]:
+def open_bytes(path: Path) -> IO[bytes]:
+    return COMPRESSIONS.get(path.suffix.lower(), lambda path: path.open("rb"))(path)
+
+
+def open_seekable(path: Path) -> IO[bytes]:
+    return io.BytesIO(open_bytes(path).read()) if path.suffix.lower() in COMPRESSIONS else path.open("rb")
+
+
+def open_text(path: Path, form: Format, newline: str) -> io.TextIOWrapper:
+    encoding = form.encoding or find_encoding(path)
+    return io.TextIOWrapper(open_bytes(path), encoding=encoding, newline=newline)
+
+
+def find_encoding(path: Path) -> str:
+    """UTF-8, or what a byte order mark says; or else what charset-normalizer finds, with a warning."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with open_bytes(path) as file:
+        head = file.read(SAMPLE)
+        if mark := find_mark(head):
+            return mark
+        if head.count(0) > len(head) / 4:  # UTF-16 without a mark, of mostly ASCII
+            return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
+        try:
+            for chunk in chain([head], iter(lambda: file.read(SAMPLE), b"")):
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+            return "utf-8"
+        except UnicodeDecodeError:
+            pass
+    if 0 in head:
+        raise FileError(f"The file {str(path)!r} is no text file, as {find_kind(path)} says.")
+    with open_bytes(path) as file:
+        lines = list(islice(((n, line) for n, line in enumerate(file, start=1) if not line.isascii()), 2000))
+    wrong = [number for number, line in lines if not is_utf8(line)]
+    if 2 * len(wrong) < len(lines):  # another encoding is hardly ever UTF-8 by chance
+        raise FileError(f"Line {wrong[0]} of {str(path)!r} is not UTF-8, as others are: mend it, or set `encoding`.")
+    return find_legacy_encoding(b"".join(line for _, line in lines), str(path))
+
+
+def find_mark(head: bytes) -> str | None:
+    return next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
+
+
+def is_utf8(text: bytes) -> bool:
+    return text.decode(errors="ignore").encode() == text
+
+
+def find_legacy_encoding(content: bytes, where: str) -> str:
+    found = charset_normalizer.from_bytes(content[:SAMPLE], cp_isolation=LEGACY)
+    if not found:
+        raise FileError(f"{where!r} is not UTF-8, and its encoding is not clear: set `encoding`.")
+    best = min(found, key=lambda match: (round(match.chaos, 2), -match.coherence, find_first(match)))
+    encoding = LEGACY[find_first(best)]
+    logger.warning("%r is not UTF-8 and is read as %s. If letters are wrong, set `encoding`.", where, encoding)
+    return encoding
+
+
+def find_first(match: charset_normalizer.CharsetMatch) -> int:
+    """The place in `LEGACY` of the first encoding by which the bytes are these characters."""
+    return min(LEGACY.index(name) for name in match.could_be_from_charset if name in LEGACY)
+
+
+def read_csv(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
     csv.field_size_limit(2**31 - 1)  # Python's own limit is less than a long document
-    with open_text(path, newline="") as file:
+    form = form._replace(encoding=form.encoding or find_encoding(path))
+    with open_text(path, form, newline="") as file:
+        lines = io.StringIO(file.read(SAMPLE), newline="").readlines()
+    said = re.fullmatch(r"sep=(.)\s*", lines[0]) if lines else None  # Excel reads and writes such a first line
+    delimiter = form.delimiter or (said[1] if said else find_delimiter(path, lines))
+    if delimiter not in (",", form.delimiter):
+        logger.info("The delimiter of %r is %r.", str(path), delimiter)
+    with open_text(path, form, newline="") as file:
         # Strict, since a stray quote would otherwise swallow the lines up to the next one.
-        reader = csv.reader(file, delimiter="\t" if find_kind(path) == ".tsv" else ",", strict=True)
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise ValueError(f"The columns of {str(path)!r} must have different names, got {header}.")
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        rows = islice(filter(None, reader), 1 if said else 0, None)
 
-        def check(row: list[str]) -> list[str]:
-            if len(row) != len(header):
-                raise csv.Error(f"{len(row)} fields up to line {reader.line_num}, where the header has {len(header)}")
-            return row
+        def check_rows() -> Iterator[list[str]]:
+            try:
+                first = next(rows, [])
+                for row in chain([first] if first else [], rows):
+                    if len(row) != len(first):
+                        raise csv.Error(f"{len(row)} fields where the first row has {len(first)}, by {delimiter!r}")
+                    yield row
+            except csv.Error as error:
+                reason = f"{error}. Quote the field, or set `delimiter`." if "fields" in str(error) else f"{error}."
+                raise FileError(f"{str(path)!r} cannot be read up to line {reader.line_num}: {reason}") from error
 
-        rows = map(check, filter(None, reader))
-        while batch := list(islice(rows, batch_size)):
-            yield pa.table([pa.array(column, pa.string()) for column in zip(*batch, strict=True)], names=header)
+        yield from name_columns(path, check_rows(), form, batch_size)
 
 
-def read_json(path: Path, batch_size: int) -> Iterator[pa.Table]:
-    """A list of objects, or an object on each line."""
-    with open_text(path, newline="\n") as file:
-        first = next(filter(str.strip, file), "")
+def find_delimiter(path: Path, lines: list[str]) -> str:
+    """The one by which all rows of a sample have the same number of fields, of two or more."""
+    fits = []
+    is_cut = sum(map(len, lines)) == SAMPLE
+    for delimiter in DELIMITERS:
+        widths = []
+        try:
+            for row in filter(None, csv.reader(lines, delimiter=delimiter, strict=True)):
+                widths.append(len(row))
+        except csv.Error as error:
+            if not (is_cut and "end of data" in str(error)):  # it is cut within quotes
+                continue
+        if len(set(widths[:-1] if is_cut else widths)) == 1 and widths[0] > 1:
+            fits.append(delimiter)
+    if find_kind(path) == ".tsv" and (not fits or "\t" in fits):
+        return "\t"
+    if len(fits) > 1:
+        raise FileError(f"The delimiter of {str(path)!r} may be one of {fits}: set `delimiter`.")
+    # Where none fits, the row that does not is named when it is read.
+    return fits[0] if fits else max(DELIMITERS, key=lines[0].count) if lines else ","
+
+
+def name_columns(path: Path, rows: Iterator[list[Any]], form: Format, batch_size: int) -> Iterator[Batch]:
+    """Rows of a table as batches, named by the first row. Columns without a name have that of their position."""
+    header = [] if form.no_header else ["" if cell is None else str(cell).strip() for cell in next(rows, [])]
+    batch = list(islice(rows, batch_size))
+    if header and batch:
+        check_header(path, header, batch, form.names)
+    header = header or [""] * len(next(iter(batch), ()))
+    names = [name or f"column_{index}" for index, name in enumerate(header, start=1)]
+    while batch:
+        yield Batch(str(path), dict(zip(names, map(list, zip(*batch, strict=True)), strict=True)))
+        batch = list(islice(rows, batch_size))
+
+
+def check_header(path: Path, header: list[str], rows: list[list[Any]], given: Sequence[str]) -> None:
+    """Refuses a first row that repeats a name, or has no usual name and may be a row of data."""
+    values = [{str(value).strip() for value in column} for column in zip(*rows, strict=True)]
+    named = [(name, values[index]) for index, name in enumerate(header) if name]
+    usual = {*given, *TEXT_COLUMNS, *LABEL_COLUMNS, *OTHER_NAMES}
+    is_usual = any((name in usual or name.lower() in usual) and name not in column for name, column in named)
+    reasons = [f"{name!r} stands there twice" for name, count in Counter(header).items() if name and count > 1]
+    for name, column in [] if is_usual else named:
+        reasons += [f"{name!r} is also a value of its column"] if name in column else []
+        reasons += [f"{name!r} is no name"] if not LETTER.search(name) else []
+        reasons += [f"{name!r:.60} may be a text"] if len(name.split()) > 3 or len(header) == 1 else []
+    if reasons:
+        raise FileError(
+            f"Line 1 of {str(path)!r} must hold the names of the columns, but {reasons[0]}: set `no_header` if it is "
+            "data, or give other names."
+        )
+
+
+def read_json(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
+    """A list of objects, or an object on each line. Fields of nested objects are columns such as `ticket.body`."""
+    with open_text(path, form, newline="\n") as file:
+        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+        number, first = next(lines, (1, "[]"))
         is_list = first.lstrip().startswith("[")
-        lines = filter(str.strip, chain([first], file))
-        rows: Iterable[Any] = iter(json.loads(first + file.read())) if is_list else map(json.loads, lines)
+
+        def parse(number: int, line: str) -> Any:
+            try:
+                return json.loads(line)
+            except (ValueError, RecursionError) as error:
+                place = "as a list of objects" if is_list else f"as an object on each line, in line {number}"
+                raise FileError(f"The file {str(path)!r} cannot be read {place}: {error}") from error
+
+        rows = parse(1, first + file.read()) if is_list else (parse(*line) for line in chain([(number, first)], lines))
+        rows = iter(rows)
+        names: dict[str, None] = {}
         while batch := list(islice(rows, batch_size)):
-            if not all(isinstance(row, dict) for row in batch):
-                raise ValueError(f"The file {str(path)!r} must hold JSON objects, one for each row.")
-            names = dict.fromkeys(chain.from_iterable(batch))
-            yield pa.table({name: [row.get(name) for row in batch] for name in names})
+            if wrong := [row for row in batch if not isinstance(row, dict)]:
+                raise FileError(f"The file {str(path)!r} must hold JSON objects, got {wrong[0]!r:.60}.")
+            flat = list(map(flatten, batch))
+            names |= dict.fromkeys(chain.from_iterable(flat))
+            yield Batch(str(path), {name: [row.get(name) for row in flat] for name in names})
 
 
-def read_parquet(path: Path, batch_size: int) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as file:
+def flatten(row: dict[str, Any]) -> dict[str, Any]:
+    while any(isinstance(value, dict) for value in row.values()):
+        flat: dict[str, Any] = {}
+        for name, value in row.items():
+            flat |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+        row = flat
+    return row
+
+
+def read_parquet(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
+    with pq.ParquetFile(open_seekable(path)) as file:
         for batch in file.iter_batches(batch_size):
-            yield pa.Table.from_batches([batch], schema=file.schema_arrow)
+            yield from split_table(str(path), pa.Table.from_batches([batch], schema=file.schema_arrow), batch_size)
 
 
-def read_lines(path: Path, batch_size: int) -> Iterator[pa.Table]:
-    """One text a line; a line ends where a line feed stands."""
-    with open_text(path, newline="\n") as file:
+def read_arrow(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
+    """Feather and Arrow files, or the streams that the datasets library keeps."""
+    with open_seekable(path) as file:
+        try:
+            reader = pa.ipc.open_file(file)
+            batches: Iterable[pa.RecordBatch] = map(reader.get_batch, range(reader.num_record_batches))
+        except pa.ArrowInvalid:
+            file.seek(0)
+            batches = pa.ipc.open_stream(file)
+        for batch in batches:
+            yield from split_table(str(path), pa.Table.from_batches([batch]), batch_size)
+
+
+def split_table(where: str, table: pa.Table, batch_size: int) -> Iterator[Batch]:
+    """An Arrow table in batches, with the label names that the datasets library keeps beside it."""
+    features = Features.from_arrow_schema(table.schema) if b"huggingface" in (table.schema.metadata or ()) else {}
+    kinds = {name: getattr(feature, "feature", feature) for name, feature in features.items()}  # of lists, their items
+    names = {name: kind.names for name, kind in kinds.items() if isinstance(kind, ClassLabel)}
+    while any(map(pa.types.is_struct, table.schema.types)):
+        table = table.flatten()
+    for start in range(0, len(table), batch_size):
+        part = table.slice(start, batch_size)
+        yield Batch(where, dict(zip(part.column_names, part.columns, strict=True)), start, names)
+
+
+def read_excel(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
+    """The first sheet; empty rows are passed over."""
+    try:
+        import openpyxl  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise FileError('Excel files need openpyxl: pip install "wave-network[excel]"') from error
+    book = openpyxl.load_workbook(open_seekable(path), read_only=True, data_only=True)
+    if len(book.worksheets) > 1:
+        logger.warning("Only the first sheet of %r is read: %r.", str(path), book.worksheets[0].title)
+    rows = map(list, book.worksheets[0].iter_rows(values_only=True))
+    yield from name_columns(path, (row for row in rows if set(row) != {None}), form, batch_size)
+
+
+def read_lines(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
+    """One text a line, which ends at a line feed. In files of fastText, labels stand before it as `__label__x`."""
+    with open_text(path, form, newline="\n") as file:
+        is_fasttext = None
         while batch := [line.rstrip("\r\n") for line in islice(file, batch_size)]:
-            yield pa.table({"text": batch})
+            is_fasttext = batch[0].startswith("__label__") if is_fasttext is None else is_fasttext
+            if is_fasttext:
+                parts = [re.split(r"^((?:__label__\S*\s*)+)", line) for line in batch]
+                labels = [re.findall(r"__label__(\S+)", "".join(part[1:2])) for part in parts]
+                yield Batch(str(path), {"text": [part[-1] for part in parts], "label": labels})
+            else:
+                yield Batch(str(path), {"text": batch})
 
 
-READERS: dict[str, Callable[[Path, int], Iterator[pa.Table]]] = {
-    ".csv": read_csv,
-    ".tsv": read_csv,
-    ".json": read_json,
-    ".jsonl": read_json,
-    ".ndjson": read_json,
+READERS: dict[str, Callable[[Path, Format, int], Iterator[Batch]]] = {
+    **dict.fromkeys((".csv", ".tsv"), read_csv),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), read_json),
     ".parquet": read_parquet,
+    **dict.fromkeys((".arrow", ".feather"), read_arrow),
+    **dict.fromkeys((".xlsx", ".xlsm"), read_excel),
     ".txt": read_lines,
 }
-
-
-def find_label_columns(names: Sequence[str]) -> list[str]:
-    return [name for name in names if name.lower() in LABEL_COLUMNS]
-
-
-def find_text_columns(table: pa.Table, given: Sequence[str] | None, labels: Sequence[str]) -> list[str]:
-    """The columns that are given; or those with a usual name; or else the only one that holds words."""
-    names = table.column_names
-    if given is not None:
-        given = [given] if isinstance(given, str) else list(given)
-        check_columns("text_columns", given, names)
-        return given
-    others = {name.lower(): name for name in names if name not in labels}
-    found = [[others[part] for part in pair] for pair in TEXT_PAIRS if others.keys() >= set(pair)]
-    in_pairs = list(chain(*found))
-    found += [[name] for lower, name in others.items() if lower in TEXT_COLUMNS and name not in in_pairs]
-    found = found or [[name] for name in others.values() if has_words(table.column(name))]
-    if len(found) != 1:
-        reason = f"several may hold the text: {list(chain(*found))}" if found else "none of them holds words"
-        raise ValueError(f"`text_columns` must be given: the columns are {names}, and {reason}.")
-    return found[0]
-
-
-def check_columns(argument: str, given: Sequence[str], names: Sequence[str]) -> None:
-    if not given or not set(given) <= set(names) or len(set(given)) < len(given):
-        raise ValueError(f"`{argument}` must be among the columns {list(names)}, got {', '.join(map(repr, given))}.")
-
-
-def has_words(column: pa.ChunkedArray) -> bool:
-    """Whether a column holds strings that are not all numbers (every column of a CSV file holds strings)."""
-    values = column.slice(0, 1000).to_pylist() if is_text(column.type) else []
-    return any(value and not NUMBER.fullmatch(value) for value in values)
-
-
-def is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def read_columns(table: pa.Table, text_columns: Sequence[str], where: str) -> dict[str, list[str]]:
-    """The texts of a table as `text` and, for two columns, `text_pair`; more than two are joined by spaces."""
-    texts = []
-    for name in text_columns:
-        # JSON lines may lack a key, and a batch all of them.
-        column = table.column(name) if name in table.column_names else pa.nulls(len(table))
-        if not (is_text(column.type) or pa.types.is_null(column.type)):
-            raise ValueError(f"The text column {name!r} of {where} must hold strings, got {str(column.type)[:100]}.")
-        texts.append([value or "" for value in column.to_pylist()])
-    if len(texts) > 2:
-        return {"text": [" ".join(filter(None, parts)) for parts in zip(*texts, strict=True)]}
-    return dict(zip(("text", "text_pair"), texts, strict=False))
+ENDINGS = (*READERS, *COMPRESSIONS)

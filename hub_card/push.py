@@ -1,6 +1,5 @@
 """Puts a finished run folder on the Hub."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ LEFT_HERE = ["checkpoint-*", "training_args.bin", "_saving-*", ".*.tmp", "tracki
 
 
 def push_run(
-    run_folder: str | os.PathLike,
+    run_folder: str | Path,
     repo_id: str,
     *,
     token: str | None = None,
@@ -43,7 +42,7 @@ def push_run(
     """
     missing = [name for name in NEEDED if not Path(run_folder, name).is_file()]
     if missing:
-        raise FileNotFoundError(f"{os.fspath(run_folder)!r} is not a finished run: it lacks {', '.join(missing)}.")
+        raise FileNotFoundError(f"{str(run_folder)!r} is not a finished run: it lacks {', '.join(missing)}.")
     write_card(run_folder, repo_id)  # a run without a card makes no repository
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

@@ -39,8 +39,8 @@ class EndpointHandler:
 
 
 def read_text(item: Any) -> Text:
-    is_pair = isinstance(item, Mapping) and item.keys() == {"text", "text_pair"}
-    parts = (item["text"], item["text_pair"]) if is_pair else (item,)
-    if not all(isinstance(part, str) for part in parts):
+    if isinstance(item, Mapping) and item.keys() == {"text", "text_pair"}:
+        item = (item["text"], item["text_pair"])
+    if not all(isinstance(part, str) for part in (item if isinstance(item, tuple) else (item,))):
         raise ValueError(f'`inputs` must be texts, or pairs {{"text": ..., "text_pair": ...}}, got {item!r:.80}.')
-    return parts if is_pair else item
+    return item

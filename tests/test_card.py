@@ -3,15 +3,17 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jinja2.meta
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from loopback_hub import USER, LoopbackHub
 from markdown_it import MarkdownIt
 
 from wave_network import WaveConfig
@@ -316,45 +318,37 @@ def test_an_unfinished_run_is_not_pushed(folder: Path):
         push_run(folder, "someone/news")
 
 
-def test_the_card_that_is_pushed_names_its_owner(folder: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    with LoopbackHub() as hub:
+        monkeypatch.setattr(push, "HfApi", partial(HfApi, endpoint=hub.url))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield hub
+
+
+def test_a_run_is_pushed_in_one_commit_and_its_card_names_the_owner(run: Path, tmp_path: Path, hub: LoopbackHub):
+    copied = shutil.copytree(run, tmp_path / "copied")
+    (copied / "training_args.bin").touch()
+    before = {file.name for file in copied.iterdir() if file.is_file()}
+    address = push_run(copied, "news", token="any", private=True)
+    files = hub.files(f"{USER}/news")
+    assert address.startswith(f"{hub.url}/{USER}/news/commit/")
+    assert set(files) - {".gitattributes"} == before - {"training_args.bin"}
+    assert f"# {USER}/news" in files["README.md"].decode()
+    assert files["model.safetensors"] == (run / "model.safetensors").read_bytes()
+    push_run(copied, f"{USER}/news", token="any", revision="next", commit_message=None)
+    assert set(hub.files(f"{USER}/news", "next")) == set(files)
+    (copied / "notes.txt").write_text("new")
+    assert "/discussions/1" in push_run(copied, f"{USER}/news", token="any", create_pr=True)
+
+
+def test_what_can_have_no_card_makes_no_repository(folder: Path, hub: LoopbackHub):
     for name in ("model.safetensors", "tokenizer.json"):
         (folder / name).touch()
-    calls: list[tuple[str, Any]] = []
-
-    class Api:
-        def __init__(self, token: str):
-            calls.append(("token", token))
-
-        def create_repo(self, repo_id: str, **settings: Any) -> Any:
-            calls.append(("create_repo", settings))
-            return SimpleNamespace(repo_id=f"someone/{repo_id}")
-
-        def create_branch(self, repo_id: str, **settings: Any) -> None:
-            calls.append(("create_branch", settings["branch"]))
-
-        def upload_folder(self, **settings: Any) -> Any:
-            card = (Path(settings.pop("folder_path")) / "README.md").read_text(encoding="utf-8")
-            assert "# someone/news" in card
-            calls.append(("upload_folder", settings))
-            return SimpleNamespace(pr_url=None, commit_url="https://hub/commit")
-
-    monkeypatch.setattr(push, "HfApi", Api)
-    assert (
-        push_run(folder, "news", token="t", private=True, revision="next", commit_message=None) == "https://hub/commit"
-    )
-    assert [name for name, _ in calls] == ["token", "create_repo", "create_branch", "upload_folder"]
-    uploaded = dict(calls)["upload_folder"]
-    assert uploaded["ignore_patterns"][:2] == ["checkpoint-*", "training_args.bin"]
-    assert (uploaded["revision"], uploaded["commit_message"]) == ("next", "Upload Wave Network classifier")
-    calls.clear()
-    push_run(folder, "news", create_pr=True, revision="next")
-    assert "create_branch" not in dict(calls)
-    # What cannot have a card makes no repository.
-    calls.clear()
     (folder / "metrics.json").write_text("{}")
     with pytest.raises(ValueError, match=r"metrics\.json"):
-        push_run(folder, "news")
-    assert calls == []
+        push_run(folder, "news", token="any")
+    assert hub.repositories == {}
 
 
 def test_a_real_run_has_a_card(run: Path, tmp_path: Path):
@@ -364,3 +358,15 @@ def test_a_real_run_has_a_card(run: Path, tmp_path: Path):
     card = write_card(copied).read_text(encoding="utf-8")
     names = json.loads((copied / "metrics.json").read_text(encoding="utf-8"))["data"]["label_names"]
     assert [row[0] for row in read_tables(card)[3][1:]] == names
+
+
+def test_the_code_of_the_card_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    copied = shutil.copytree(run, tmp_path / "news")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", write_card(copied).read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["classify"]("goal match striker")[0]["label"] == "sport"
+    assert names["model"].config.id2label == names["classify"].model.config.id2label

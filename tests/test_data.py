@@ -14,8 +14,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from small_runs import write_csv
 
-from wave_network.data.load import TextData, load_text_data
-from wave_network.data.read import find_text_columns, read_texts
+from wave_network.data.load import TextData, load_text_data, read_texts
 
 READER = Path(__file__).parent / "frozen" / "reader"
 GOLDEN = json.loads((READER / "golden.json").read_text(encoding="utf-8"))
@@ -127,7 +126,8 @@ def test_classes_txt_names_integers_and_orders_words(tmp_path: Path):
     ],
 )
 def test_columns_are_found_where_they_are_clear(tmp_path: Path, columns: dict, text: list | None, label: str | None):
-    rows = [{name: values[0] + str(index % 2) for name, values in columns.items()} for index in range(6)]
+    ends = {name: 6 if name in ("text", "note", "Review", "question") else 2 for name in columns}
+    rows = [{name: values[0] + str(index % ends[name]) for name, values in columns.items()} for index in range(6)]
     path = write_csv(tmp_path / "a.csv", rows)
     if text is None or label is None:
         with pytest.raises(ValueError, match=r"`(text_columns|label_column)` must be given: the columns are"):
@@ -153,11 +153,6 @@ def test_given_columns_win_and_wrong_ones_are_named(tmp_path: Path):
     ):
         with pytest.raises(ValueError, match=message):
             load_text_data(path, **settings)
-
-
-def test_kinds_of_columns_are_told_apart():
-    table = pa.table({"number": [1], "bytes": [b"a"], "words": pa.array(["a b"]).dictionary_encode()})
-    assert find_text_columns(table, None, []) == ["words"]
 
 
 # Labels
@@ -188,8 +183,6 @@ def test_labels_are_names_in_their_order(tmp_path: Path, labels: list, names: li
     [
         ([0.5, 1.5], "Labels must be integers or names"),
         (["a", "a"], "at least two classes"),
-        (["a", None], r"must have a label; it is missing in 2 of 4, such as the rows \[2, 4\]"),
-        ([["a"], ["b"]], "must hold one number or string a row"),
         ([b"a", b"b"], "must hold one number or string a row"),
     ],
 )
@@ -263,17 +256,20 @@ def test_bad_files_are_refused_in_words_that_name_them(tmp_path: Path):
     for name, content, message in (
         ("a.csv", b"text,label\n", "must hold at least one row, got none"),
         ("b.json", b"[]", "must hold at least one row, got none"),
-        ("c.csv", b"text,label\ncaf\xe9,0\n", "cannot be read: 'utf-8' codec"),
-        ("d.csv", b"text,text\na,b\n", "must have different names"),
-        ("e.csv", b"text,label\na,0\nb,c,1\n", "3 fields up to line 3, where the header has 2"),
-        ("f.csv", b'text,label\n"a,0\nb,1\n', "cannot be read: unexpected end of data"),
+        ("d.csv", b"text,text\na,b\n", "stands there twice"),
+        ("e.csv", b"text,label\na,0\nb,c,1\n", "up to line 3: 3 fields where the first row has 2"),
+        ("f.csv", b'text,label\n"a,0\nb,1\n', "up to line 3: unexpected end of data"),
         ("g.csv.gz", b"text,label\na,0\n", "cannot be read: Not a gzipped file"),
         ("h.csv.gz", gzip.compress(b"text,label\n" + b"a,0\nb,1\n" * 9, mtime=0)[:-12], "cannot be read"),
-        ("i.jsonl", b'{"text": "a"}\n{"text": \n', "cannot be read: Expecting value"),
+        ("i.jsonl", b'{"text": "a"}\n{"text": \n', "in line 2: Expecting value"),
         ("j.jsonl", b'["b", 1]\n', "must hold JSON objects"),
-        ("k.json", b'[{"text": "a"}, {"text": 1}]', "cannot be read"),
+        (
+            "k.json",
+            b'[{"text": "a", "label": 0}, {"text": 1, "label": 1}]',
+            "must hold strings of Unicode, got 1 in row 2 of",
+        ),
         ("l.parquet", b"PAR1 is not enough", "cannot be read"),
-        ("m.doc", b"PK", r"must end in one of \['\.csv',"),
+        ("m.doc", b"PK", r"must end in one of .csv, .tsv"),
     ):
         path = tmp_path / name
         path.write_bytes(content)

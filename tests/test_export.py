@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -382,6 +383,16 @@ def test_threads_may_share_it(classifier: ExportedClassifier, texts: list[str]):
         thread.join()
     for shift in range(6):
         np.testing.assert_allclose(results[shift], expected[shift:], atol=1e-5)
+
+
+def test_the_code_of_its_card_runs(exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(exported)
+    monkeypatch.syspath_prepend(str(exported))
+    (code,) = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("classifier.classify", "answer = classifier.classify"), names)
+    del sys.modules["classify"]
+    assert {each["label"] for each in names["answer"][0]} == set(AWKWARD)
 
 
 # The command of the folder

@@ -21,7 +21,7 @@ class DataCollatorWithPacking:
     From N features, what a tokenizer gives for one text each and maybe `labels`, with T tokens in all it makes
 
         labels                          (N,), first: Trainer counts the rows of a batch by the first tensor in it
-        input_ids, token_type_ids       (1, T)
+        input_ids, token_type_ids, position_ids    (1, T)
         cu_seq_lens                     (N + 1,): text n stands from `cu_seq_lens[n]` to `cu_seq_lens[n + 1]`
 
     Raises:
@@ -36,7 +36,7 @@ class DataCollatorWithPacking:
         batch = {}
         if "labels" in features[0]:
             batch["labels"] = torch.tensor([feature["labels"] for feature in features])
-        for name in ("input_ids", "token_type_ids"):
+        for name in ("input_ids", "token_type_ids", "position_ids"):
             if name in features[0]:
                 rows = [torch.as_tensor(feature[name], dtype=torch.long) for feature in features]
                 batch[name] = torch.cat(rows)[None]

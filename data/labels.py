@@ -1,0 +1,213 @@
+"""From what a label column holds to a task: one label a row ("single"), several ("multi"), or a number ("number")."""
+
+import ast
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from itertools import chain
+from typing import Any
+
+from .columns import NUMBER, is_missing
+from .read import Batch
+
+logger = logging.getLogger(__name__)
+
+TASKS = ("single", "multi", "number")
+SEPARATORS = (";", "|", ",")
+# Labels that are read as integers: pandas writes 1.0 for 1 in a column with gaps. 01 and 1e5 are names.
+INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
+LISTED = re.compile(r"\[.*\]", re.DOTALL)
+# More different numbers with fractions than this are no classes.
+FEW_NUMBERS = 20
+KINDS = {bool: "truth", int: "number", float: "number", Decimal: "number", str: "word", list: "list"}
+
+# The labels of each split.
+Labels = dict[str, list[Any]]
+
+
+def read_labels(batches: Sequence[Batch], columns: Sequence[str]) -> list[Any]:
+    """The labels of a split: strings, numbers, None or lists of these. Several columns of 0 and 1 make a list."""
+    if len(columns) == 1:
+        return [value for batch in batches for value in read_label_column(batch, columns[0])]
+    labels: list[Any] = []
+    for batch in batches:
+        flags = [[read_label(value) for value in batch.read(name)] for name in columns]
+        for row, values in enumerate(zip(*flags, strict=True), start=batch.start + 1):
+            is_hidden = set(values) <= {None, "-1"}
+            if not is_hidden and not set(values) <= {"0", "1", "False", "True"}:
+                got = f"{values} in row {row} of {batch.where}"
+                raise ValueError(f"Each of several label columns must hold 0 or 1, got {got}.")
+            names = [name for name, value in zip(columns, values, strict=True) if value in ("1", "True")]
+            labels.append(None if is_hidden else names)
+    return labels
+
+
+def read_label_column(batch: Batch, column: str) -> list[Any]:
+    """A column of values of one kind. Numbers that have declared names become these, and -1, which has none, None."""
+    declared = batch.class_names.get(column)
+    names: dict[Any, Any] = {**dict(enumerate(declared)), -1: None} if declared else {}
+    labels, kinds = [], dict[str, int]()
+    for row, value in enumerate(batch.read(column), start=batch.start + 1):
+        value = list(value) if isinstance(value, tuple) or hasattr(value, "tolist") else value
+        value = None if is_missing(value) else value
+        parts = value if isinstance(value, list) else [value]
+        if value is not None:
+            kinds.setdefault(KINDS.get(type(value), str(type(value))), row)
+        if len(kinds) > 1 or not {type(part) for part in parts} <= {*KINDS, type(None)} - {list}:
+            first = f", unlike in row {min(kinds.values())}" if len(kinds) > 1 else ""
+            got = f"{value!r:.60} in row {row} of {batch.where}{first}"
+            raise ValueError(f"The label column {column!r} must hold one number or string a row, or lists, got {got}.")
+        parts = [names.get(part, part) for part in parts]
+        labels.append(parts if isinstance(value, list) else parts[0])
+    return labels
+
+
+def read_label(value: Any) -> str | None:
+    is_whole = isinstance(value, float | Decimal) and value == value // 1
+    return None if is_missing(value) else str(int(value) if is_whole else value).strip() or None
+
+
+def resolve_task(labels: Labels, task: str | None, separator: str | None, declared: bool) -> str:
+    """The task, by the labels of the training rows. All labels become strings, lists of strings, or floats."""
+    if task not in (None, *TASKS):
+        raise ValueError(f"`task` must be one of {list(TASKS)}, got {task!r}.")
+    if separator is not None and (task in ("single", "number") or not separator.strip()):
+        raise ValueError(f"`label_separator` ({separator!r}) is for several labels in a cell, got `task` {task!r}.")
+    if separator is not None:
+        change(
+            labels, lambda label, where: label if type(label) is list else (read_label(label) or "").split(separator)
+        )
+    present = [label for label in labels["train"] if label is not None and label != ""]
+    if (
+        task != "single"
+        and present
+        and all(type(label) is str and LISTED.fullmatch(label.strip()) for label in present)
+    ):
+        change(labels, parse_list)
+    lists = [label for label in labels["train"] if isinstance(label, list)]
+    if lists and task != "multi" and separator is None and all(len(label) == 1 for label in lists):
+        change(labels, lambda label, where: label[0] if isinstance(label, list) and len(label) == 1 else label)
+        lists = []
+    if bool(lists) != (task == "multi") and task is not None:
+        raise ValueError(
+            f"`task` 'multi' is for lists of labels, several label columns, or a `label_separator`, got {task!r} for "
+            f"labels such as {present[:1]}."
+        )
+    if lists:
+        widths, values = set(map(len, lists)), set(chain.from_iterable(lists))
+        # Lists of 0 and 1, all of one length, say of each label whether a row has it.
+        if len(widths) == 1 and values <= {0, 1} and any(len(set(label)) < len(label) for label in lists):
+            change(labels, lambda label, where: label and [index for index, flag in enumerate(label) if flag])
+        change(labels, lambda label, where: label and list(dict.fromkeys(filter(None, map(read_label, label)))))
+        return "multi"
+    change(labels, lambda label, where: read_label(label))
+    distinct = set(filter(None, labels["train"]))
+    fractions = all(map(NUMBER.fullmatch, distinct)) and any(float(label) % 1 for label in distinct) and not declared
+    if task == "number" or (task is None and fractions and len(distinct) > FEW_NUMBERS):
+        change(labels, read_number)
+        return "number"
+    if task is None and fractions:
+        got = f"{sorted(distinct)[:5]}: set `task` to 'number' or 'single'"
+        raise ValueError(f"Labels must be integers or names, for classification, got {got}.")
+    if task is None:
+        check_separators(distinct)
+    return "single"
+
+
+def change(labels: Labels, make: Callable[[Any, str], Any]) -> None:
+    for split, values in labels.items():
+        values[:] = [make(value, f"row {row} of the {split} split") for row, value in enumerate(values, start=1)]
+
+
+def parse_list(label: str | None, where: str) -> list[Any] | None:
+    """The list that a string such as "['a', 'b']" or "[1, 0, 1]" writes."""
+    try:
+        # Python reads 'a' 'b', which numpy writes, as one string.
+        parts = None if re.search(r"""['"]\s+['"]""", label or "") else ast.literal_eval(label or "[]")
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        parts = None
+    if not isinstance(parts, list) or not {type(part) for part in parts} <= {bool, int, str}:
+        raise ValueError(
+            f"A label must be a list such as ['a', 'b'], got {label!r:.60} in {where}: write a;b and set "
+            "`label_separator`, or set `task` to 'single'."
+        )
+    return parts if label else None
+
+
+def read_number(label: str | None, where: str) -> float | None:
+    if label is not None and not (NUMBER.fullmatch(label) and math.isfinite(float(label))):
+        raise ValueError(f"Labels must be numbers such as 3.5 for `task` 'number', got {label!r:.60} in {where}.")
+    return None if label is None else float(label)
+
+
+def check_separators(labels: Iterable[str]) -> None:
+    """Refuses labels that combine others, since each combination would be a class."""
+    for separator in SEPARATORS:
+        parts = {label: {part.strip() for part in label.split(separator)} for label in labels}
+        counts = Counter(chain.from_iterable(parts.values()))
+        joined = [label for label in parts if len(parts[label]) > 1]
+        combined = set(chain.from_iterable(parts[label] for label in joined))
+        if len(joined) > 1 and sum(counts[part] > 1 for part in combined) > len(combined) / 2:
+            raise ValueError(
+                f"Labels such as {min(joined)!r:.60} look like several labels each: set `label_separator` to "
+                f"{separator!r}, or `task` to 'single' to have a class for each combination."
+            )
+
+
+def index_labels(labels: Labels, declared: list[str] | None, task: str) -> list[str]:
+    """Puts indices in place of the labels of all splits, and returns the names in label order."""
+    if task == "number":
+        if len(set(labels["train"])) < 2:
+            raise ValueError(f"The training rows must have two different numbers, got {labels['train'][:1]}.")
+        return []
+    if task == "multi":
+        flat = {split: list(chain.from_iterable(values)) for split, values in labels.items()}
+        names = index_labels(flat, declared, "single")
+        parts = {split: iter(values) for split, values in flat.items()}
+        for split, values in labels.items():
+            values[:] = [sorted(next(parts[split]) for _ in value) for value in values]
+        return names
+    for values in labels.values():
+        if all(map(INTEGER.fullmatch, values)) and not set(values) <= set(declared or ()):
+            known = dict(enumerate(declared or ()))
+            values[:] = [known.get(number, str(number)) for number in (int(Decimal(value)) for value in values)]
+    trained = set(labels["train"])
+    names = declared or sorted(trained, key=int if all(map(INTEGER.fullmatch, trained)) else str)
+    for split, values in labels.items():
+        unknown = sorted(set(values) - set(names))
+        if unknown:
+            raise ValueError(f"The labels of the {split} split must be among {names}, got {unknown}.")
+    if len(trained) < 2:
+        raise ValueError(f"The training rows must have at least two classes, got only {sorted(trained)}.")
+    warn_of_names(names)
+    change(labels, lambda label, where: index[label]) if (index := {name: i for i, name in enumerate(names)}) else None
+    return names
+
+
+def warn_of_names(names: Sequence[str]) -> None:
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault("".join(name.split()).casefold(), []).append(name)
+    if doubled := [group for group in alike.values() if len(group) > 1]:
+        logger.warning("Labels that differ by case or spaces alone are different classes: %s.", doubled[:5])
+    if "-1" in names:
+        logger.warning("The label -1 is a class like the others. Remove its rows if it means that they have no label.")
+    numbers = [name for name in names if NUMBER.fullmatch(name)]
+    if 0 < len(numbers) < len(names):
+        words = [name for name in names if name not in numbers]
+        logger.warning("Some labels are numbers (%s), and some are words (%s).", numbers[:3], words[:3])
+
+
+def list_labels(labels: Sequence[Any], task: str) -> list[list[int]]:
+    """The labels of each row. A number is none."""
+    return [label if task == "multi" else [label] if task == "single" else [] for label in labels]
+
+
+def check_trained(labels: Labels, names: Sequence[str], task: str) -> None:
+    used = {split: set(chain.from_iterable(list_labels(values, task))) for split, values in labels.items()}
+    for split, indices in used.items():
+        if unseen := [names[label] for label in sorted(indices - used["train"])]:
+            raise ValueError(f"The labels of the {split} split must occur in the training rows, got {unseen}.")
