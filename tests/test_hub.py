@@ -16,6 +16,7 @@ import pytest
 from fresh_process import run_step
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
+from transformers import PreTrainedTokenizerFast
 
 TEXTS = [
     "shares fell on wall street as oil prices rose again",
@@ -533,7 +534,7 @@ def test_the_other_auto_classes_load_the_classifier_both_ways(
     for pulled in (pulled_without_package, pulled_with_package):
         assert pulled["base"] == published["base"]
         assert pulled["labels"] == {"0": "business", "1": "sport", "2": "science"}
-        assert pulled["tokenizer"] == "BertTokenizer"
+        assert pulled["tokenizer"] == PreTrainedTokenizerFast.__name__
         assert pulled["model_max_length"] == 512
 
 

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from ..configuration import WaveConfig
-from ..data.read import read_texts
+from ..data.load import read_texts
 from ..files import (
     describe_run,
     open_folder,
