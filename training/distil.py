@@ -104,7 +104,11 @@ class DistilArguments:
             raise ValueError(f"`licenses` must be one for each of {len(self.texts)} files, got {len(self.licenses)}.")
 
     def make_config(self, **settings: Any) -> WaveConfig:
-        fields = {"conv_kernel_size": 3, "position_embedding_type": "none", "hidden_dropout_prob": self.dropout}
+        fields: dict[str, Any] = {
+            "conv_kernel_size": 3,
+            "position_embedding_type": "none",
+            "hidden_dropout_prob": self.dropout,
+        }
         try:
             return WaveConfig(**fields | {"hidden_size": self.hidden_size} | self.fields | settings)
         except (StrictDataclassError, TypeError) as error:
