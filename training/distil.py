@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ class DistilArguments:
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
 
     def __post_init__(self) -> None:
-        self.config = json.loads(self.config) if isinstance(self.config, str) else self.config or {}
+        self.fields: dict[str, Any] = json.loads(self.config) if isinstance(self.config, str) else self.config or {}
         least = {"min_words": 1, "max_words": self.min_words, "held_out": 1, "batch_size": 2, "max_length": 3}
         for name, number in least.items():
             if getattr(self, name) < number:
@@ -104,9 +104,13 @@ class DistilArguments:
             raise ValueError(f"`licenses` must be one for each of {len(self.texts)} files, got {len(self.licenses)}.")
 
     def make_config(self, **settings: Any) -> WaveConfig:
-        fields = {"conv_kernel_size": 3, "position_embedding_type": "none", "hidden_dropout_prob": self.dropout}
+        fields: dict[str, Any] = {
+            "conv_kernel_size": 3,
+            "position_embedding_type": "none",
+            "hidden_dropout_prob": self.dropout,
+        }
         try:
-            return WaveConfig(**fields | {"hidden_size": self.hidden_size} | self.config | settings)
+            return WaveConfig(**fields | {"hidden_size": self.hidden_size} | self.fields | settings)
         except (StrictDataclassError, TypeError) as error:
             raise ValueError(f"`config` {self.config} does not fit WaveConfig: {error}") from error
 
@@ -180,7 +184,7 @@ def distil(arguments: DistilArguments, make_model: Callable[[WaveConfig], WaveMo
     config = arguments.make_config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     student = Student(make_model(config), vectors.size, arguments.contrast, arguments.temperature)
     if table is not None:
-        student.wave.get_input_embeddings().weight.data.copy_(table)
+        student.wave.embeddings.word_embeddings.weight.data.copy_(table)
     decisive = {name: value for name, value in vars(arguments).items() if name not in INDECISIVE}
     folder = target / "work" / stages.name("training", decisive).name
     metrics = train(arguments, student, stages.get_tokens(tokenizer), vectors, folder)
@@ -198,7 +202,7 @@ class Stages:
         self.work = Path(arguments.work_dir or Path(arguments.output_dir, "work"))
         self.work.mkdir(parents=True, exist_ok=True)
         self.teacher, weights = fetch_teacher(arguments)
-        self.weights = {path.name: hashlib.sha256(np.memmap(path, np.uint8, "r")).hexdigest() for path in weights}
+        self.weights = {path.name: hashlib.sha256(np.memmap(path, np.uint8, "r").data).hexdigest() for path in weights}
         files = [split_share(each) for each in arguments.texts] or [(arguments.teacher, 1.0)]
         stamps = [[str(Path(path).resolve()), share, os.stat(path).st_mtime_ns] for path, share in files]
         self.texts = [stamps, arguments.min_words, arguments.max_words, arguments.seed]
@@ -260,7 +264,7 @@ class Stages:
         file = self.name("table", pooling, size, tokenizer.backend_tokenizer.to_str()).with_suffix(".npy")
         if not file.exists():
             words = [word for word, _ in spell(tokenizer) or ()] or [
-                tokenizer.decode([index], skip_special_tokens=True).strip() for index in range(len(tokenizer))
+                str(tokenizer.decode([index], skip_special_tokens=True)).strip() for index in range(len(tokenizer))
             ]
             known = [index for index, word in enumerate(words) if word]
             bar = not self.arguments.disable_tqdm
@@ -342,7 +346,7 @@ class DistilTrainer(Trainer):
     """Trainer with an order of its own: batches of like length, the same in a run that goes on."""
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
-        return ByLength([*self.train_dataset["length"]], self)
+        return ByLength([*cast(Dataset, self.train_dataset)["length"]], self)
 
 
 class ByLength(Sampler[int]):
@@ -371,7 +375,7 @@ def train(
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         texts = [torch.tensor(row["input_ids"]) for row in rows]
         return {
-            "input_ids": pad_sequence(texts, batch_first=True, padding_value=student.wave.config.pad_token_id),
+            "input_ids": pad_sequence(texts, batch_first=True, padding_value=student.wave.config.pad_token_id or 0),
             "attention_mask": pad_sequence([torch.ones_like(text) for text in texts], batch_first=True),
             "vectors": vectors[[row["row"] for row in rows]],
         }
@@ -419,7 +423,7 @@ def train(
     # Trainer writes this file of a checkpoint last: one without it was cut short.
     complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
     last = max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
-    trainer.train(resume_from_checkpoint=last and str(last))
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     measured = {name: round(trainer.evaluate()[f"eval_{name}"], 4) for name in ("cosine", "found")}
     return measured | {"steps": trainer.state.global_step}
 
