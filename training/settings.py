@@ -1,5 +1,6 @@
 """The settings of `wave-network finetune`: what to learn from, what to train, and how."""
 
+import copy
 import json
 import math
 import shlex
@@ -327,6 +328,15 @@ class RunArguments(TrainingArguments):
     def __getstate__(self) -> dict[str, Any]:
         # Trainer pickles its arguments into every checkpoint; the access token must not land on the disk.
         return self.__dict__ | {"hub_token": None}
+
+
+def set_quietly(arguments: RunArguments, settings: Mapping[str, Any]) -> RunArguments:
+    """The settings of a trial, of which nothing is written, shown or validated on the way."""
+    trial = copy.copy(arguments)
+    quiet = {"eval_strategy": "no", "save_strategy": "no", "logging_strategy": "no", "load_best_model_at_end": False}
+    for name, value in {**quiet, "disable_tqdm": True, "report_to": [], "push_to_hub": False, **settings}.items():
+        setattr(trial, name, value)
+    return trial
 
 
 def find_changed(settings: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:

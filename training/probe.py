@@ -1,0 +1,168 @@
+"""From an encoder to a classifier: a probe in the head, and how far to fine-tune from there, by cross-validation.
+
+N rows, D dimensions of a text's vector, K classes.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, Trainer
+
+from .evaluate import negative_log_likelihood
+from .settings import RunArguments, set_quietly
+from .trainer import find_classifier
+
+# What logistic regression is tried with: the smaller, the more its weights are held down.
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+# Rows in the parts of a cross-validation: five parts up to so many, then as many of the five as this allows.
+FOLDS, FOLDED = 5, 1000
+
+Folds = list[tuple[np.ndarray, np.ndarray]]
+MakeTrainer = Callable[[PreTrainedModel, RunArguments, Dataset], Trainer]
+
+
+@dataclass
+class Choice:
+    """How to go on from an encoder, and what was measured on the rows that were held out."""
+
+    probe: "Probe"
+    settings: dict[str, Any]  # those of the fine-tuning; none for the probe alone
+    rows: np.ndarray
+    logits: np.ndarray
+    accuracies: dict[str, float] = field(default_factory=dict)
+
+
+class Probe:
+    """
+    Logistic regression on standardised vectors (N, D) as the weight (K, D) and bias (K,) of a linear map on the vectors
+    as they are. A class without rows is never found.
+    """
+
+    def __init__(self, vectors: np.ndarray, labels: np.ndarray, classes: int, strength: float, is_balanced: bool):
+        scaler = StandardScaler().fit(vectors)
+        found = np.unique(labels)
+        weight, bias = np.zeros((len(found), vectors.shape[1])), np.zeros(len(found))
+        if len(found) > 1:
+            balance = "balanced" if is_balanced else None
+            fitted = LogisticRegression(C=strength, class_weight=balance, max_iter=1000)
+            fitted.fit(scaler.transform(vectors), labels)
+            weight, bias = fitted.coef_ / scaler.scale_, fitted.intercept_
+            bias = bias - weight @ scaler.mean_
+            if len(found) == 2:  # one map tells which of the two
+                weight, bias = np.stack([-weight[0], weight[0]]) / 2, np.stack([-bias[0], bias[0]]) / 2
+        self.strength = strength
+        self.weight, self.bias = np.zeros((classes, vectors.shape[1])), np.full(classes, bias.min() - 10)
+        self.weight[found], self.bias[found] = weight, bias
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        return vectors @ self.weight.T + self.bias
+
+    def put_into(self, model: PreTrainedModel) -> None:
+        classifier = find_classifier(model)
+        with torch.no_grad():
+            classifier.weight.copy_(torch.from_numpy(self.weight))
+            classifier.bias.copy_(torch.from_numpy(self.bias))
+
+
+def choose(
+    model: PreTrainedModel,
+    encoded: Dataset,
+    texts: Sequence[Any],
+    arguments: RunArguments,
+    candidates: Sequence[Mapping[str, Any]],
+    make_trainer: MakeTrainer,
+) -> Choice:
+    """
+    The best of a probe and of fine-tunings that start from it, by accuracy on rows that were held out in turn; of
+    equals the one with the smaller negative log-likelihood.
+
+    Args:
+        model: A classifier whose head is new. It stays as it is.
+        encoded: The training rows.
+        texts: Of each row. Rows of the same text are held out together.
+        candidates: Settings of the fine-tunings.
+        make_trainer: Makes the trainer of a model, settings and rows.
+    """
+    classes, is_balanced = model.config.num_labels, arguments.class_weights == "balanced"
+    labels, vectors = np.asarray(encoded["labels"]), embed(model, encoded, arguments, make_trainer)
+    folds = cut_folds(labels, texts, arguments.seed)
+    rows = np.concatenate([held for _, held in folds])
+    results = {}
+    for strength in STRENGTHS:
+        probes = [Probe(vectors[train], labels[train], classes, strength, is_balanced) for train, _ in folds]
+        logits = np.concatenate([probe(vectors[held]) for probe, (_, held) in zip(probes, folds, strict=True)])
+        results[strength] = logits, probes
+    strength = min(STRENGTHS, key=lambda each: negative_log_likelihood(results[each][0], labels[rows]))
+    found, probes = results[strength]
+    options: list[tuple[dict[str, Any], np.ndarray]] = [({}, found)]
+    small = shrink(model, encoded)
+    bar = tqdm([*candidates], "Cross-validation", disable=arguments.disable_tqdm)
+    for settings in bar:
+        parts = []
+        for probe, (train, held) in zip(probes, folds, strict=True):
+            tried = copy.deepcopy(small)
+            probe.put_into(tried)
+            trainer = make_trainer(tried, set_quietly(arguments, settings), encoded.select(train))
+            trainer.train()
+            trainer.args.train_sampling_strategy = "random"  # the logits in the order of the rows
+            parts.append(np.asarray(trainer.predict(encoded.select(held)).predictions))
+        options.append((dict(settings), np.concatenate(parts)))
+
+    def rate(option: tuple[dict[str, Any], np.ndarray]) -> tuple[float, float]:
+        right = float((option[1].argmax(-1) == labels[rows]).mean())
+        return right, -negative_log_likelihood(option[1], labels[rows])
+
+    settings, logits = max(options, key=rate)
+    names = ["probe", *(f"learning rate {each['learning_rate']:g}" for each in candidates)]
+    accuracies = {name: round(rate(option)[0], 4) for name, option in zip(names, options, strict=True)}
+    whole = Probe(vectors, labels, classes, strength, is_balanced)
+    return Choice(whole, settings, rows, logits, accuracies)
+
+
+def cut_folds(labels: np.ndarray, texts: Sequence[Any], seed: int) -> Folds:
+    """Rows to learn from and rows to measure on, several times. With many rows not all are measured on."""
+    most = int(np.bincount(labels).max())
+    if most < 2:
+        raise ValueError(f"One class must have two training rows of different texts, got {len(labels)} rows.")
+    groups = np.unique([str(text) for text in texts], return_inverse=True)[1]
+    cutter = StratifiedGroupKFold(min(FOLDS, most), shuffle=True, random_state=seed)
+    folds = [fold for fold in cutter.split(labels, labels, groups) if all(map(len, fold))]
+    return folds[: max(1, FOLDS * FOLDED // len(labels))]
+
+
+def embed(
+    model: PreTrainedModel, encoded: Dataset, arguments: RunArguments, make_trainer: MakeTrainer
+) -> np.ndarray:
+    """What the head of a classifier reads of each row, (N, D)."""
+    found: list[torch.Tensor] = []
+    hook = find_classifier(model).register_forward_pre_hook(lambda head, given: found.append(given[0].float().cpu()))
+    settings = set_quietly(arguments, {"train_sampling_strategy": "random"})
+    try:
+        make_trainer(model, settings, encoded).predict(encoded)
+    finally:
+        hook.remove()
+    return torch.cat(found).numpy().astype(np.float64)
+
+
+def shrink(model: PreTrainedModel, encoded: Dataset) -> PreTrainedModel:
+    """A copy with only those tokens in its table that occur: it learns the same, and a step costs much less."""
+    small, table = copy.deepcopy(model), model.get_input_embeddings()
+    used = torch.tensor(sorted({table.padding_idx or 0, *chain.from_iterable(encoded["input_ids"])}))
+    places = torch.zeros(table.num_embeddings, dtype=torch.long, device=table.weight.device)
+    places[used] = torch.arange(len(used), device=places.device)
+    padding = None if table.padding_idx is None else int(places[table.padding_idx])
+    rows = nn.Embedding.from_pretrained(table.weight[used].detach().clone(), freeze=False, padding_idx=padding)
+    rows.register_forward_pre_hook(lambda module, given: (places[given[0]],))
+    small.set_input_embeddings(rows)
+    return small
