@@ -43,8 +43,8 @@ SAMPLE = 2**18  # bytes or characters from which the encoding and the delimiter 
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
 MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 # The first of those that are equally likely is taken.
-LEGACY = ["cp1252", "cp1257", "cp1255", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1256", "cp874"]
-LEGACY += ["big5", "cp932", "euc_jp", "gb18030", "cp949"]
+LEGACY = ["cp1252", "cp1257", "cp1255", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1256"]
+LEGACY += ["big5", "cp932", "euc_jp", "gb18030", "cp949", "cp874"]
 # How files begin that stand in the place of data.
 STRANGERS = {b"version https://git-lfs": "a Git LFS pointer, whose data `git lfs pull` fetches"}
 STRANGERS |= dict.fromkeys([b"<!doctype html", b"<html", b"<?xml"], "a web page")
