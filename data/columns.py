@@ -15,19 +15,7 @@ TEXT_PAIRS = (
 TEXT_COLUMNS = ("text", "sentence", "content", "review", "question")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "coarse_label")
 # These, too, tell that the first row of a table holds names.
-OTHER_NAMES = (
-    "comment",
-    "message",
-    "body",
-    "tweet",
-    "post",
-    "title",
-    "description",
-    "document",
-    "query",
-    "summary",
-    "id",
-)
+OTHER_NAMES = ("comment", "message", "body", "tweet", "post", "title", "description", "document", "query", "summary")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 LETTER = re.compile(r"[^\W\d_]")
 

@@ -111,7 +111,7 @@ def test_kinds_of_files(tmp_path: Path, name: str):
 def test_excel_files_without_a_header_and_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "a.xlsx"
     FRAME.to_excel(path, index=False, header=False)
-    with pytest.raises(ValueError, match="Line 1 of .*a.xlsx"):
+    with pytest.raises(ValueError, match=r"Line 1 of .*a.xlsx"):
         load_text_data(path)
     assert read_rows(load_text_data(path, no_header=True)) == EXPECTED
     monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
@@ -248,13 +248,13 @@ def test_encodings_and_delimiters_are_found(
     assert read_all(path, encoding=encoding, delimiter=delimiter, text_columns=["Bewertung"])[1] == f"{GERMAN[1]} 1"
 
 
-LEGACY_TEXTS = {
-    "cp1252": "Tr\xe8s bon produit, je suis d\xe9\xe7u par la livraison.",
-    "cp1250": "Bardzo dobry produkt, polecam ka\u017cdemu, \u017ale dzia\u0142a, zwr\xf3ci\u0142em pieni\u0105dze",
-    "cp1251": "\u041e\u0447\u0435\u043d\u044c \u0445\u043e\u0440\u043e\u0448\u0438\u0439 \u0442\u043e\u0432\u0430\u0440, \u0432\u0441\u0435\u043c \u0441\u043e\u0432\u0435\u0442\u0443\u044e",
+LEGACY_TEXTS = {  # French, Polish, Greek, Japanese, Chinese, Korean
+    "cp1252": "Tr\xe8s bon produit, je suis d\xe9\xe7u par la livraison",
+    "cp1250": "Bardzo dobry produkt, polecam ka\u017cdemu, \u017ale dzia\u0142a, zwr\xf3ci\u0142em",
+    "cp1253": "\u03a0\u03bf\u03bb\u03cd \u03ba\u03b1\u03bb\u03cc \u03c0\u03c1\u03bf\u03ca\u03cc\u03bd",
     "cp932": "\u3068\u3066\u3082\u826f\u3044\u5546\u54c1\u3067\u3059\u3002\u304a\u3059\u3059\u3081\u3057\u307e\u3059",
-    "gb18030": "\u975e\u5e38\u597d\u7684\u4ea7\u54c1\uff0c\u63a8\u8350\u7ed9\u5927\u5bb6\uff0c\u8d28\u91cf\u5f88\u5dee",
-    "cp949": "\uc544\uc8fc \uc88b\uc740 \uc81c\ud488\uc785\ub2c8\ub2e4 \ucd94\ucc9c\ud569\ub2c8\ub2e4 \ud488\uc9c8\uc774 \ub098\uc058\uace0",
+    "gb18030": "\u975e\u5e38\u597d\u7684\u4ea7\u54c1\uff0c\u63a8\u8350\u7ed9\u5927\u5bb6\uff0c\u8d28\u91cf",
+    "cp949": "\uc544\uc8fc \uc88b\uc740 \uc81c\ud488\uc785\ub2c8\ub2e4 \ucd94\ucc9c\ud569\ub2c8\ub2e4 \ud488\uc9c8\uc774 \ub098\uc058",
 }
 
 
@@ -418,7 +418,7 @@ def test_labels_as_flags_and_indices(tmp_path: Path):
         rows = {row["text"]: row["label"] for split in (data.train, data.validation) for row in split}
         assert [rows[text] for text in TEXTS] == flags * 20
     assert load_labels([str(row) for row in flags]).label_names == ["0", "1", "2"]
-    with pytest.raises(ValueError, match="must hold 0 or 1, got .* in row 3 of"):
+    with pytest.raises(ValueError, match=r"must hold 0 or 1, got .* in row 3 of"):
         load_text_data(texts | columns | {"x": [0, 1, 2] * 20}, label_column=["x", "y"])
 
 
@@ -495,7 +495,11 @@ def test_no_text_is_on_both_sides_of_the_cut_and_all_labels_are_trained(rows: li
     try:
         data = load_text_data(([text for text, _ in rows], labels), validation_fraction=0.3, seed=seed)
     except ValueError as error:
-        assert "two rows of different texts" in str(error) or "at least two classes" in str(error)
+        reason = str(error)
+    else:
+        reason = ""
+    if reason:
+        assert "two rows of different texts" in reason or "at least two classes" in reason
         return
     trained, validated = ([" ".join(text.split()) for text in split["text"]] for split in (data.train, data.validation))
     assert not set(trained) & set(validated)
@@ -535,11 +539,7 @@ def test_what_is_written_is_read(tmp_path: Path, texts: list[str], kind: str, en
             csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows(
                 [["id", "text"], *map(dict.values, rows)]
             )
-    try:
-        assert read_all(path, batch_size=3) == texts
-    except ValueError as error:  # one rare text may look like two columns by another delimiter
-        assert "set `delimiter`" in str(error)
-        assert read_all(path, delimiter=delimiter) == texts
+    assert read_all(path, batch_size=3) == texts
 
 
 SCRAPS = st.sampled_from(
@@ -569,11 +569,13 @@ SCRAPS = st.sampled_from(
 def test_any_bytes_are_read_or_refused_in_one_line(tmp_path: Path, content: bytes, ending: str):
     path = tmp_path / f"a.{ending}"
     path.write_bytes(content)
+    refusals = []
     for read in (load_text_data, read_all):
         try:
             read(path)
         except ValueError as error:
-            assert "\n" not in str(error)
+            refusals.append(str(error))
+    assert not [line for line in refusals if "\n" in line]
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -588,6 +590,7 @@ def test_any_bytes_are_read_or_refused_in_one_line(tmp_path: Path, content: byte
     ),
 )
 def test_any_values_are_read_or_refused_in_one_line(tmp_path: Path, value: Any, label: list[Any]):
+    refusals = []
     rows = [{"text": f"text {index}", "other": value, "label": label[index % len(label)]} for index in range(6)]
     for data in (rows, [*rows, {"text": value, "label": value}], value, write_jsonl(tmp_path / "a.jsonl", rows)):
         if isinstance(data, str):
@@ -595,4 +598,5 @@ def test_any_values_are_read_or_refused_in_one_line(tmp_path: Path, value: Any, 
         try:
             load_text_data(data)
         except ValueError as error:
-            assert "\n" not in str(error)
+            refusals.append(str(error))
+    assert not [line for line in refusals if "\n" in line]
