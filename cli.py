@@ -194,7 +194,7 @@ def run_push(words: list[str]) -> None:
 
 
 def run_analyze(words: list[str]) -> None:
-    from .analysis.study import STUDIES, AnalyzeArguments, load_study, make_settings, run_study
+    from .analysis.study import STUDIES, AnalyzeArguments, load_study, run_study
 
     parser = argparse.ArgumentParser(
         prog="wave-network analyze",
@@ -207,9 +207,7 @@ def run_analyze(words: list[str]) -> None:
     arguments = parser.parse_args(words)
     settings = insert_config(arguments.settings)
     parsed = parse(f"analyze {arguments.study}", [AnalyzeArguments, load_study(arguments.study).settings], settings)
-    given = {word[2:].partition("=")[0] for word in settings if word.startswith("--")}  # `--paper` raises the others
-    values = {name: value for part in parsed for name, value in vars(part).items() if name in given}
-    folder, result = run_study(arguments.study, *make_settings(arguments.study, values))
+    folder, result = run_study(arguments.study, *parsed)
     print(f"{len(result.table)} rows, figures and a report in words: {folder / 'report.md'}")
 
 

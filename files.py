@@ -20,7 +20,7 @@ PACKAGES = ("wave-network", "transformers", "torch", "datasets", "tokenizers", "
 def open_whole(path: str | os.PathLike, mode: str = "w") -> Iterator[Any]:
     """A file to write that takes its name only once it is complete and on the disk; an older one stays until then."""
     path = Path(path)
-    settings = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    settings: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     temporary = tempfile.NamedTemporaryFile(  # noqa: SIM115  # renamed after it is closed
         mode, dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False, **settings
     )
@@ -71,7 +71,7 @@ def open_folder(target: str | os.PathLike, overwrite: bool = False) -> Iterator[
     Raises:
         FileExistsError: There is something of that name, now or when the folder is complete, and not `overwrite`.
     """
-    target = Path(target)
+    target = Path(target).resolve()  # a link stays one
     refuse_existing(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

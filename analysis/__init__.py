@@ -1,4 +1,4 @@
-"""The analysis room: the studies of the second paper."""
+"""The analysis room: the studies of the second paper, `wave-network analyze`."""
 
 from .study import STUDIES, analyze
 

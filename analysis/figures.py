@@ -1,68 +1,42 @@
 """What all figures share: colours, the looks of the models, and how a figure is made and saved."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow that white paper swallows; markers
-# and dashes say the same once more, for print without colours. A model has the same looks in every figure.
-BLUE, SKY, GREEN, VERMILION, ORANGE, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"
-GREY, BLACK = "#666666", "#000000"
-LOOKS = {
-    "Wave, modulation": (BLUE, "o", "-"),
-    "Wave, interference": (SKY, "s", "--"),
-    "Transformer layer": (VERMILION, "^", "-."),
-    "BERT": (BLACK, "D", ":"),
+import numpy as np
+
+# The colours of Okabe and Ito, which colour-blind readers can tell apart. Markers and dashes differ too, for print
+# without colours. A model looks the same in every figure.
+BLUE, SKY, VERMILION, GREY, BLACK = "#0072B2", "#56B4E9", "#D55E00", "#666666", "#000000"
+LOOKS: dict[str, dict[str, Any]] = {
+    "Wave, modulation": {"color": BLUE, "marker": "o", "linestyle": "-"},
+    "Wave, interference": {"color": SKY, "marker": "s", "linestyle": "--"},
+    "Transformer layer": {"color": VERMILION, "marker": "^", "linestyle": "-."},
+    "BERT": {"color": BLACK, "marker": "D", "linestyle": ":"},
 }
 
 
-def new_figure(width: float, height: float) -> Any:
-    """An empty figure, in inches, which is drawn to a file, on machines without a screen too."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def new_figure(width: float, height: float, title: str) -> Any:
+    """An empty figure, sizes in inches; it needs no screen. A `$` in a title starts no formula."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure.suptitle(title, parse_math=False, fontsize=11)
     return figure
 
 
-def plot_runs(axes: Any, places: Sequence[float], runs: Sequence[Sequence[float]], name: str, **settings: Any) -> None:
-    """The mean of some runs of a model as a line in its looks, in a band of one standard deviation on each side."""
-    import numpy as np
-
-    colour, marker, dashes = LOOKS[name]
+def plot_runs(axes: Any, places: Sequence[float], runs: Sequence[Sequence[float]], name: str) -> None:
+    """The mean of some runs of a model as a line, in a band of one standard deviation on each side."""
     values = np.array(runs)
-    middle = values.mean(axis=0)
-    spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(middle)
-    # A logarithmic axis has no place for zero or less: there the band ends at the smallest run.
+    middle, spread = values.mean(axis=0), values.std(axis=0, ddof=min(1, len(values) - 1))
+    # A logarithmic axis has no place for zero: there the band ends at the smallest run.
     low = np.where(spread < middle, middle - spread, values.min(axis=0))
-    axes.fill_between(places, low, middle + spread, color=colour, alpha=0.15, linewidth=0)
-    looks = {"color": colour, "marker": marker, "linestyle": dashes, "markersize": 4, "linewidth": 1.4}
-    axes.plot(places, middle, label=name, **looks, **settings)
+    axes.fill_between(places, low, middle + spread, color=LOOKS[name]["color"], alpha=0.15, linewidth=0)
+    axes.plot(places, middle, label=name, markersize=4, markevery=max(1, len(places) // 10), **LOOKS[name])
 
 
-def save_figure(figure: Any, path: Path) -> list[Path]:
-    """Saves `path` as .png and .svg, each under its name only when it is whole. The same figure, the same files."""
-    import matplotlib
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    saved = []
-    for ending, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
-        final, temporary = path.with_suffix(ending), path.with_name(f".{path.name}.tmp{ending}")
-        with matplotlib.rc_context({"svg.hashsalt": path.name}):
-            figure.savefig(temporary, dpi=150, metadata=metadata)
-        temporary.replace(final)
-        saved.append(final)
-    return saved
-
-
-def to_svg(figure: Any, salt: str) -> str:
-    """A figure as the text of an SVG element, to put into a page. The same figure and salt, the same text."""
-    import matplotlib
-
-    written = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": salt}):
-        figure.savefig(written, format="svg", metadata={"Date": None})
-    text = written.getvalue()
-    return text[text.index("<svg") :]
+def save_figure(figure: Any, path: Path) -> None:
+    """Saves `path`.png and `path`.svg. The same figure gives the same PNG."""
+    figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
+    figure.savefig(path.with_suffix(".svg"))

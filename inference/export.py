@@ -40,22 +40,15 @@ class ExportArguments:
     _argument_group_name = "settings"
 
     model: str = field(metadata={"help": "Run folder, or name of a sequence classifier on the Hub."})
-    format: Literal["onnx", "onnx-int8"] = field(
-        default="onnx", metadata={"help": "onnx, or onnx-int8 for a quarter of the size."}
-    )
+    format: Literal["onnx", "onnx-int8"] = field(default="onnx", metadata={"help": "onnx-int8: a quarter of the size."})
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder to write. Default: the model's, or its name, with -FORMAT behind."}
     )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Tokens after which a text is cut off. Default: what the tokenizer says."}
-    )
+    max_length: int | None = field(default=None, metadata={"help": "Tokens of a text. Default: as the tokenizer says."})
     calibration: str | None = field(
-        default=None,
-        metadata={"help": "File of texts on which model and export are compared. Default: texts of random words."},
+        default=None, metadata={"help": "File of texts to compare model and export on. Default: texts of random words."}
     )
-    text_columns: list[str] | None = field(
-        default=None, metadata={"help": "Column with the text in that file, or two for pairs."}
-    )
+    text_columns: list[str] | None = field(default=None, metadata={"help": "Its text column, or two for pairs."})
     overwrite: bool = field(default=False, metadata={"help": "Replace the output folder if it holds an export."})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the code in the model folder. Not needed for a Wave Network."}

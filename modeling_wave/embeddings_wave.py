@@ -116,8 +116,10 @@ class WaveConvolution(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, tokens: WaveTokens) -> torch.Tensor:
         own_BLD = hidden_states
-        if tokens.mask_BL is not None:
-            own_BLD = own_BLD * tokens.mask_BL[..., None].to(own_BLD.dtype)  # on a CPU much faster than a masked fill
+        if tokens.mask_BL is not None and tokens.inputs_embeds is not None:  # NaN may stand at padding
+            own_BLD = own_BLD.masked_fill(~tokens.mask_BL[..., None], 0)
+        elif tokens.mask_BL is not None:  # a product is much faster on a CPU
+            own_BLD = own_BLD * tokens.mask_BL[..., None].to(own_BLD.dtype)
         if tokens.cu_seq_lens is None:
             return hidden_states + self.convolve(own_BLD)
         # Packed texts are kept apart by zeros between them.
@@ -166,8 +168,6 @@ class WaveEmbeddings(nn.Module):
         else:
             self.check_width(tokens.inputs_embeds)
             hidden_states = tokens.inputs_embeds
-            if tokens.mask_BL is not None:  # NaN or infinity may stand at padding
-                hidden_states = hidden_states.masked_fill(~tokens.mask_BL[..., None], 0)
         ngram_ids_BLN = self.find_ngrams(tokens) if tokens.ngram_ids_BLN is None else tokens.ngram_ids_BLN
         if ngram_ids_BLN is not None:
             for ids_BL in ngram_ids_BLN.unbind(-1):

@@ -140,8 +140,8 @@ class WavePreTrainedModel(PreTrainedModel):
     def warn_without_order(self) -> None:
         if self.config.conv_kernel_size is None:
             logger.warning_once(
-                f"{type(self).__name__} asks about single tokens, and in this model none sees its neighbours: "
-                "`conv_kernel_size` is None. Positions only say where a token stands. For a new model set it to 3 or 5."
+                f"{type(self).__name__} asks about single tokens, and in this model no token sees the neighbours on "
+                "its right: `conv_kernel_size` is None. For a new model set it to 3 or 5."
             )
 
 

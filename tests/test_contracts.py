@@ -1,6 +1,8 @@
-"""What others rely on: names of weights, public names, files on the Hub, and which module may import which."""
+"""What others rely on: names of weights, public names, files of a checkpoint, which room may import which, and what is
+loaded to run a model."""
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,40 +26,51 @@ import wave_network
 from wave_network import WaveConfig, WaveForSequenceClassification, WaveModel
 
 ROOT = Path(wave_network.__file__).parent
-BELOW = ("configuration", "modeling_wave", "tokenization")
-ABOVE = ("training", "hub_card", "export", "analysis", "research")
-
-# Which modules of ours a module may import. What is not listed here stands above the model.
-MAY_IMPORT = {
-    "configuration.configuration_wave": set(),
-    "configuration": {"configuration.configuration_wave"},
-    "modeling_wave.ops_wave": set(),
-    "modeling_wave.triton_wave": set(),
-    "modeling_wave.fused_wave": {"modeling_wave.ops_wave", "modeling_wave.triton_wave"},
-    "modeling_wave.pooling_wave": {"modeling_wave.ops_wave"},
-    "modeling_wave.embeddings_wave": {"configuration.configuration_wave", "modeling_wave.ops_wave"},
-    "modeling_wave.modeling_wave": {
-        "configuration.configuration_wave",
-        "modeling_wave.ops_wave",
-        "modeling_wave.fused_wave",
-        "modeling_wave.pooling_wave",
-        "modeling_wave.embeddings_wave",
-    },
-    "modeling_wave": {"modeling_wave.modeling_wave"},
-    "tokenization.tokenization_wave": set(),
-    "tokenization": {"tokenization.tokenization_wave"},
-    "": set(BELOW),
+# Imports point down, and sideways only inside a room.
+FLOORS = {
+    "files": 0,
+    "data": 1,
+    "modeling_wave": 1,
+    "configuration": 1,
+    "tokenization": 1,
+    "training": 2,
+    "inference": 2,
+    "hub_card": 2,
+    "analysis": 2,
+    "cli": 3,
+    "__main__": 4,
+    "research": 4,
 }
-# The command line joins the rooms: train, then draw, then write the card. Nothing else does.
-JOINS = "training.cli"
+SIDEWAYS = {("modeling_wave", "configuration")}
+# The private names of torch and transformers that the package uses: at most eight, where there is no public one.
+PRIVATE = {
+    "_are_functorch_transforms_active": "whether a transform of torch.func is at work",
+    "_determine_best_metric": "of two equal epochs Trainer keeps the first, which has learned less",
+    "_get_eval_sampler": "before transformers 5.16 each process has its own order of texts by length",
+    "_get_output_dir": "where a checkpoint goes, which has the averaged weights beside it",
+    "_get_train_sampler": "an order of texts by length that is the same after resuming",
+    "_load_from_checkpoint": "a run that had stopped early is finished by its best checkpoint",
+    "_save_checkpoint": "a checkpoint holds the averaged weights",
+}
+# Names that their documentation tells authors of models, modules and arguments to define.
+HOOKS = {
+    "_argument_group_name",
+    "_can_record_outputs",
+    "_init_weights",
+    "_load_from_state_dict",
+    "_no_split_modules",
+    "_replace",
+    "_save_to_state_dict",
+    "_tied_weights_keys",
+}
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the package, by its dotted name below `wave_network` ("" is the package itself)."""
-    found = {"": ROOT / "__init__.py"}
-    for room in (*BELOW, *ABOVE):
-        for file in sorted((ROOT / room).glob("*.py")):
-            found[room if file.name == "__init__.py" else f"{room}.{file.stem}"] = file
+    """Every module of the package and of research/, by its dotted name below `wave_network`."""
+    found = {}
+    for file in [*ROOT.glob("*.py"), *(file for room in FLOORS for file in (ROOT / room).glob("*.py"))]:
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = file
     return found
 
 
@@ -72,14 +85,75 @@ def imports(name: str, file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *(node.module or "").split(".")]).strip(".")
-            # `from . import x` may name a module; `from .module import x` names something in it.
-            yield from ([source] if node.module else (f"{source}.{alias.name}" for alias in node.names))
+            yield source
+            yield from (f"{source}.{alias.name}" for alias in node.names)
 
 
-def ours(name: str, file: Path) -> set[str]:
-    """The modules of `wave_network` that a module imports, by their names below it."""
-    found = {imported for imported in imports(name, file) if imported.split(".")[0] == "wave_network"}
-    return {imported.removeprefix("wave_network").strip(".") for imported in found}
+def find_ours(name: str, file: Path, known: set[str]) -> set[str]:
+    """The modules of `wave_network` that a module imports, by their names below it; not its own package."""
+    found = {imported.removeprefix("wave_network.") for imported in imports(name, file)}
+    return {imported for imported in found & known if not f"{name}.".startswith(f"{imported}.")}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in modules() if name))
+def test_imports_point_down(name):
+    room, known = name.split(".")[0], modules()
+    for imported in find_ours(name, known[name], set(known)):
+        other = imported.split(".")[0]
+        is_down = FLOORS[other] < FLOORS[room]
+        assert is_down or other == room or (room, other) in SIDEWAYS, f"{name} imports {imported}"
+
+
+def test_no_two_modules_import_each_other():
+    known = modules()
+    below = {name: find_ours(name, file, set(known)) for name, file in known.items() if name}
+    while leaves := {name for name, imported in below.items() if not imported & set(below)}:
+        below = {name: imported for name, imported in below.items() if name not in leaves}
+    assert not below, f"a circle is among {sorted(below)}"
+
+
+def test_the_walk_finds_imports_of_every_form(tmp_path):
+    """What the tests above stand on: they must not pass because they see nothing."""
+    file = tmp_path / "card.py"
+    file.write_text(
+        "import os, wave_network.training.finetune\n"
+        "from .. import analysis\n"
+        "from ..training.settings import a, b\n"
+        "from .push import c\n"
+        "from . import pictures\n"
+        "def inside():\n    from wave_network import data\n"
+    )
+    known = {"training.finetune", "analysis", "training.settings", "hub_card.push", "hub_card.pictures", "data", "cli"}
+    assert find_ours("hub_card.card", file, known) == known - {"cli"}
+    assert {name.split(".")[0] for name in modules()} - {""} == set(FLOORS)
+
+
+def find_private(tree: ast.AST) -> Iterator[str]:
+    """Names with one underscore that a module takes from others: what it does not define itself."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    of_super = {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "super()"
+    }
+    for node in ast.walk(tree):
+        names = [node.attr] if isinstance(node, ast.Attribute) and ast.unparse(node.value) != "parser" else []
+        if isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names] + (node.module or "").split(".")
+        for name in names:
+            is_private = name.startswith("_") and not name.startswith("__") and name != "_C"
+            if is_private and (name not in own or name in of_super):
+                yield name
+
+
+def test_few_private_names_of_libraries_are_used():
+    found = {
+        name
+        for module, file in modules().items()
+        if not module.startswith("research")
+        for name in find_private(ast.parse(file.read_text(encoding="utf-8")))
+    }
+    assert found - HOOKS == set(PRIVATE)
+    assert len(PRIVATE) <= 8
 
 
 def test_state_dict_keys_are_what_checkpoints_hold():
@@ -133,7 +207,7 @@ def test_heads_add_these_keys():
 
 
 def test_public_names():
-    assert wave_network.__all__ == [
+    assert set(wave_network.__all__) == {
         "WaveConfig",
         "WaveForMaskedLM",
         "WaveForMultipleChoice",
@@ -143,8 +217,9 @@ def test_public_names():
         "WaveModel",
         "WavePreTrainedModel",
         "load_wave_tokenizer",
+        "register",
         "train_wave_tokenizer",
-    ]
+    }
     assert all(hasattr(wave_network, name) for name in wave_network.__all__)
     assert (ROOT / "py.typed").exists()
 
@@ -153,16 +228,15 @@ def test_a_checkpoint_holds_exactly_these_files(tmp_path):
     model = WaveForSequenceClassification(WaveConfig(vocab_size=20, hidden_size=8))
     model.save_pretrained(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "README.md",
         "config.json",
         "configuration_wave.py",
+        "documents_wave.py",
         "embeddings_wave.py",
         "fused_wave.py",
         "model.safetensors",
         "modeling_wave.py",
         "ops_wave.py",
         "pooling_wave.py",
-        "triton_wave.py",
     ]
 
 
@@ -183,56 +257,26 @@ def test_importing_the_package_registers_the_auto_classes():
     assert TOKENIZER_MAPPING[WaveConfig] is BertTokenizer
 
 
-@pytest.mark.parametrize("name", modules())
-def test_who_may_import_whom(name):
-    imported = ours(name, modules()[name])
-    if name in MAY_IMPORT:
-        assert imported <= MAY_IMPORT[name]
-        return
-    room = name.split(".")[0]
-    assert room in ABOVE, f"{name} is a module that this test does not know"
-    if name == JOINS:
-        return
-    others = {other for other in imported if other.split(".")[0] in ABOVE and other.split(".")[0] != room}
-    if room == "research":  # it measures what the others do
-        return
-    assert others <= {"training.data"}
+LOADED = """
+import json, sys
+import torch, transformers
+def run(auto, folder):
+    model = auto.from_pretrained(folder)
+    model(torch.tensor([[1, 2, 3]]), labels=torch.tensor([1])).loss.backward()
+    return {name.split(".")[0] for name in sys.modules}
+bert = run(transformers.BertForSequenceClassification, sys.argv[1])
+import wave_network
+wave = run(transformers.AutoModelForSequenceClassification, sys.argv[2])
+print(json.dumps(sorted(wave - bert)))
+"""
 
 
-def test_the_walk_finds_imports_of_every_form(tmp_path):
-    """What the test above stands on: it must not pass because it sees nothing."""
-    file = tmp_path / "card.py"
-    file.write_text(
-        "import os, wave_network.training.data\n"
-        "from .. import analysis\n"
-        "from ..training.finetune import a, b\n"
-        "from .push import c\n"
-        "from . import other\n"
-        "def inside():\n    from wave_network import WaveConfig\n"
-    )
-    expected = {"training.data", "analysis", "training.finetune", "hub_card.push", "hub_card.other", ""}
-    assert ours("hub_card.card", file) == expected
-    assert "os" in set(imports("hub_card.card", file))
-    known = modules()
-    assert ours("modeling_wave.modeling_wave", known["modeling_wave.modeling_wave"])
-    assert set(MAY_IMPORT) <= set(known)
-
-
-def test_only_the_analysis_room_imports_matplotlib():
-    for name, file in modules().items():
-        plots = any(imported.split(".")[0] == "matplotlib" for imported in imports(name, file))
-        assert not plots or name.split(".")[0] == "analysis", name
-
-
-def list_loaded(statement: str) -> set[str]:
-    code = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
-
-
-def test_importing_the_package_loads_nothing_that_only_training_needs():
-    # Some versions of transformers load some of them themselves.
-    theirs = list_loaded("from transformers import AutoModelForSequenceClassification, BertTokenizer, PreTrainedModel")
-    loaded = list_loaded("import wave_network")
-    assert {"torch", "wave_network"} <= loaded
-    heavy = {"matplotlib", "datasets", "evaluate", "sklearn", "peft", "sentence_transformers"}
-    assert not heavy & (loaded - theirs)
+def test_a_model_loads_nothing_that_bert_does_not(tmp_path):
+    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1}
+    bert = AutoConfig.for_model("bert", **sizes, num_attention_heads=2, intermediate_size=8)
+    for name, config in (("bert", bert), ("wave", WaveConfig(**sizes, conv_kernel_size=3, ngram_vocab_size=9))):
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / name)
+    command = [sys.executable, "-c", LOADED, str(tmp_path / "bert"), str(tmp_path / "wave")]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    more = set(json.loads(result.stdout.splitlines()[-1])) - set(sys.stdlib_module_names)
+    assert more == {"wave_network"}

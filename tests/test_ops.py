@@ -2,6 +2,7 @@
 numbers, numbers worked by hand, plain loops in float64, and finite differences. See docs/maths.md."""
 
 import math
+from functools import reduce
 
 import pytest
 import torch
@@ -12,10 +13,10 @@ from wave_network.modeling_wave.ops_wave import (
     OPERATIONS,
     amplitude,
     context_norm,
-    interference,
     lift,
-    modulation,
-    safe_sqrt,
+    merge,
+    square,
+    summarise,
 )
 
 # Odd on purpose, and all different, so that a swapped axis cannot pass.
@@ -175,22 +176,11 @@ def test_modulation_has_the_same_amplitude_at_every_token():
     torch.testing.assert_close(actual, expected.expand(B, L, D), rtol=1e-13, atol=0)
 
 
-def test_the_real_part_of_interference_is_local():
-    w_BLD, w2_BLD = draw(1, 4, 2), draw(1, 4, 2, seed=1)
-    jacobian_JM = jacobian(lambda w: both_parts("interference")(w, w2_BLD)[0], w_BLD).view(8, 8)
-    assert torch.equal(jacobian_JM, torch.eye(8, dtype=torch.float64))
-
-
 def test_energy_shares_sum_to_one():
     mask_BL = ragged_mask()
     re_BLD, im_BLD = lift(draw(B, L, D), mask_BL)
     share_BLD = (re_BLD**2 / (re_BLD**2 + im_BLD**2)).masked_fill(~mask_BL[..., None], 0)
     torch.testing.assert_close(share_BLD.sum(dim=1), torch.ones(B, D, dtype=torch.float64), rtol=1e-13, atol=0)
-
-
-def test_amplitude_is_the_length_of_the_pair():
-    re_BLD, im_BLD = draw(B, L, D), draw(B, L, D, seed=1)
-    torch.testing.assert_close(amplitude((re_BLD, im_BLD)), torch.hypot(re_BLD, im_BLD), rtol=1e-15, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -207,14 +197,6 @@ def test_no_square_of_the_amplitude_overflows_or_vanishes(dtype: torch.dtype):
     # A subnormal share of 1 is zero to some processors.
     direction = (parts.detach().double() / expected).nan_to_num(0)
     torch.testing.assert_close(parts.grad.double(), direction, rtol=of_gradient * finite.eps, atol=finite.tiny)
-
-
-def test_the_square_root_has_gradient_zero_at_zero():
-    x = torch.tensor([0.0, 4.0, 0.25], requires_grad=True)
-    root = safe_sqrt(x)
-    root.sum().backward()
-    assert torch.equal(root, torch.tensor([0.0, 2.0, 0.5]))
-    assert torch.equal(x.grad, torch.tensor([0.0, 0.25, 1.0]))
 
 
 # --- The backward ----------------------------------------------------------------------------------------------------
@@ -449,11 +431,20 @@ def test_a_text_of_padding_alone_is_zero_with_gradient_zero(magnitude):
     assert (w_BLD.grad[1] != 0).all()
 
 
-@pytest.mark.parametrize("function", [interference, modulation], ids=lambda function: function.__name__)
-def test_superposition_is_symmetric_and_takes_strided_tensors(function):
-    strided = draw(2, B, D, L).transpose(2, 3)
-    z, z2 = lift(strided[0]), lift(strided[1])
-    dense = lift(strided[0].contiguous()), lift(strided[1].contiguous())
-    for there, back, plain in zip(function(z, z2), function(z2, z), function(*dense), strict=True):
-        torch.testing.assert_close(there, back, rtol=1e-14, atol=1e-14)
-        torch.testing.assert_close(there, plain, rtol=1e-14, atol=1e-14)
+# --- Chunks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("magnitude", ["l2", "rms"])
+@pytest.mark.parametrize("case", ["random", "one_dominant", "two_dominant", "lonely", "equal", "zeros"])
+def test_the_summaries_of_chunks_make_the_context_of_the_whole_text(case, magnitude):
+    w_BLD, mask_BL = torch.stack([NUMERIC_CASES[case]] * B), ragged_mask()
+    whole = context_norm(w_BLD, mask_BL, magnitude)
+    for size in (1, 10, L):
+        chunks = [(start, slice(start, start + size)) for start in range(0, L, size)]
+        parts = [
+            summarise(square(w_BLD[:, part], mask_BL[:, part]), mask_BL[:, part]).move(start) for start, part in chunks
+        ]
+        summary = reduce(merge, parts)
+        for start, part in chunks:
+            c_BLD = context_norm(w_BLD[:, part], mask_BL[:, part], magnitude, summary=summary.move(-start))
+            torch.testing.assert_close(c_BLD, whole[:, part], rtol=1e-14, atol=0)

@@ -244,6 +244,8 @@ def load_stopped(trainer: WaveTrainer, checkpoint: Path) -> bool:
 def read_data(arguments: DataArguments) -> TextData:
     settings = asdict(arguments)
     data = load_text_data(settings.pop("dataset"), **settings)
+    if data.task != "single":
+        raise ValueError(f"`label_column` {data.label_column!r} must hold one label a row, got the task {data.task!r}.")
     if not data.validation_was_split and "validation_fraction" in find_changed(arguments):
         raise ValueError(f"`validation_fraction` is for data without a validation split; {data.name!r} has one.")
     return data

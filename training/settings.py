@@ -5,7 +5,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub.utils import validate_repo_id
@@ -318,7 +318,8 @@ class RunArguments(TrainingArguments):
         try:
             optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(self)
             optimizer = optimizer_class([weight], **settings)
-            get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=self.lr_scheduler_kwargs)
+            kwargs = cast(dict | None, self.lr_scheduler_kwargs)
+            get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=kwargs)
         except (TypeError, ValueError, ImportError) as error:
             raise ValueError(f"`optim` or `lr_scheduler_type`, with what they are given, cannot be: {error}") from error
 

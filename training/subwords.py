@@ -36,6 +36,10 @@ class SubwordEmbedding(nn.Module):
         buckets: The rows of Z, at least 1.
     """
 
+    counts_V: torch.Tensor
+    starts_V: torch.Tensor
+    rows_of_grams: torch.Tensor
+
     def __init__(self, table: nn.Embedding, pieces: Sequence[str], buckets: int):
         super().__init__()
         self.num_embeddings, self.embedding_dim = table.weight.shape
