@@ -74,7 +74,7 @@ def load_text_data(
     seed: int = 0,
 ) -> TextData:
     """
-    Loads the splits of a text classification or regression data set.
+    The splits of a text classification or regression data set.
 
     Training rows with an empty text or no label are dropped, with a warning that counts them; in validation and test
     they stay, since a score over fewer rows compares with nothing. A validation or test split without labels (none, or
