@@ -29,9 +29,8 @@ def find_text_columns(samples: Samples, given: Sequence[str] | None, labels: Seq
     others; or the only one with words.
     """
     if given is not None:
-        given = [given] if isinstance(given, str) else list(given)
         check_columns("text_columns", given, list(samples))
-        return given
+        return list(given)
     others = {name.lower(): name for name in samples if name not in labels}
     found = [[others[part] for part in pair] for pair in TEXT_PAIRS if others.keys() >= set(pair)]
     in_pairs = list(chain(*found))

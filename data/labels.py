@@ -48,7 +48,7 @@ def read_label_column(batch: Batch, column: str) -> list[Any]:
     names: dict[Any, Any] = {**dict(enumerate(declared)), -1: None} if declared else {}
     labels, kinds = [], dict[str, int]()
     for row, value in enumerate(batch.read(column), start=batch.start + 1):
-        value = list(value) if isinstance(value, tuple) or hasattr(value, "tolist") else value
+        value = value.tolist() if hasattr(value, "tolist") else list(value) if isinstance(value, tuple) else value
         value = None if is_missing(value) else value
         parts = value if isinstance(value, list) else [value]
         if value is not None:
