@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 TASKS = ("single", "multi", "number")
 # Labels that are read as integers: pandas writes 1.0 for 1 in a column with gaps. 01 and 1e5 are names.
 INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
-KINDS = {bool: "truth", int: "number", float: "number", Decimal: "number", str: "word", list: "list"}
+KINDS = {bool: "truth", int: "number", float: "number", Decimal: "number", str: "word"}
 
 # The labels of each split.
 Labels = dict[str, list[Any]]
@@ -44,22 +44,32 @@ def read_labels(batches: Sequence[Batch], columns: Sequence[str]) -> list[Any]:
 
 def read_label_column(batch: Batch, column: str) -> list[Any]:
     """A column of values of one kind. Numbers that have declared names become these, and -1, which has none, None."""
-    declared = batch.class_names.get(column)
-    names: dict[Any, Any] = {**dict(enumerate(declared)), -1: None} if declared else {}
-    labels, kinds = [], dict[str, int]()
-    for row, value in enumerate(batch.read(column), start=batch.start + 1):
-        value = value.tolist() if hasattr(value, "tolist") else list(value) if isinstance(value, tuple) else value
-        value = None if is_missing(value) else value
-        parts = value if isinstance(value, list) else [value]
-        if value is not None:
-            kinds.setdefault(KINDS.get(type(value), str(type(value))), row)
-        if len(kinds) > 1 or not {type(part) for part in parts} <= {*KINDS, type(None)} - {list}:
-            first = f", unlike in row {min(kinds.values())}" if len(kinds) > 1 else ""
-            got = f"{value!r:.60} in row {row} of {batch.where}{first}"
-            raise ValueError(f"The label column {column!r} must hold one number or string a row, or lists, got {got}.")
-        parts = [names.get(part, part) for part in parts]
-        labels.append(parts if isinstance(value, list) else parts[0])
-    return labels
+    values = [value.tolist() if hasattr(value, "tolist") else value for value in batch.read(column)]
+    values = [None if is_missing(value) else list(value) if type(value) is tuple else value for value in values]
+    kinds = [find_kind(value) for value in values]
+    first = next((kind for kind in kinds if kind), "")
+    if not set(kinds) <= {None, first} - {""}:
+        row, wrong = next(
+            (row, value) for row, value in enumerate(values) if kinds[row] not in (None, first) or kinds[row] == ""
+        )
+        got = f"{wrong!r:.60} in row {batch.start + row + 1} of {batch.where}"
+        unlike = f" after {values[kinds.index(first)]!r:.60}" if first else ""
+        raise ValueError(
+            f"The label column {column!r} must hold one number or string a row, or lists, got {got}{unlike}."
+        )
+    if column not in batch.class_names:
+        return values
+    names: dict[Any, Any] = {**dict(enumerate(batch.class_names[column])), -1: None}
+    return [
+        [names.get(part, part) for part in value] if is_list(value) else names.get(value, value) for value in values
+    ]
+
+
+def find_kind(value: Any) -> str | None:
+    """None for a missing value, and "" for one that is no label."""
+    if is_list(value):
+        return "list" if "" not in map(find_kind, value) and not any(map(is_list, value)) else ""
+    return None if value is None else KINDS.get(type(value), "")
 
 
 def read_label(value: Any) -> str | None:
@@ -191,13 +201,10 @@ def warn_of_names(names: Sequence[str]) -> None:
         logger.warning("Some labels are numbers (%s), and some are words (%s).", numbers[:3], words[:3])
 
 
-def list_labels(labels: Sequence[Any], task: str) -> list[list[int]]:
-    """The labels of each row. A number is none."""
-    return [label if task == "multi" else [label] if task == "single" else [] for label in labels]
-
-
 def check_trained(labels: Labels, names: Sequence[str], task: str) -> None:
-    used = {split: set(chain.from_iterable(list_labels(values, task))) for split, values in labels.items()}
+    used = {split: set(chain.from_iterable(values) if task == "multi" else values) for split, values in labels.items()}
     for split, indices in used.items():
-        if unseen := [names[label] for label in sorted(indices - used["train"])]:
-            raise ValueError(f"The labels of the {split} split must occur in the training rows, got {unseen}.")
+        unseen = sorted(indices - used["train"])
+        if unseen and names:
+            got = [names[index] for index in unseen]
+            raise ValueError(f"The labels of the {split} split must occur in the training rows, got {got}.")

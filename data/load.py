@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from .columns import NUMBER, check_columns, find_label_column, find_text_columns, is_label_name, is_missing
 from .cuts import CUTS, cut_validation
-from .labels import Labels, check_trained, index_labels, list_labels, read_label, read_labels, resolve_task
+from .labels import Labels, check_trained, index_labels, read_label, read_labels, resolve_task
 from .read import Batch, Format, find_kind, read_batches
 from .sources import choose_splits, find_sources
 
@@ -150,7 +150,7 @@ def load_text_data(
     if validation_was_split:
         texts = list(zip(*(rows["train"][name] for name in splits["train"]), strict=True))
         order = [order[index] for index in kept] if order_column is not None else []
-        sets = list_labels(labels["train"], task)
+        sets = [label if task == "multi" else [label] if task == "single" else [] for label in labels["train"]]
         kept, cut = cut_validation(texts, sets, validation_cut, validation_fraction, seed, order)
         rows |= {"validation": take_rows(rows["train"], cut), "train": take_rows(rows["train"], kept)}
         check_trained({split: part["label"] for split, part in rows.items()}, label_names, task)
