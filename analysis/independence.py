@@ -73,16 +73,13 @@ def find_map(name: str, model: Any, ids: list[int]) -> tuple[Map, torch.Tensor]:
     if name == "layer of BERT":
         return model.base_model.encoder.layer[0], x_1LD
     layer = model.base_model.layers[0]
-    if name == "wave layer":
-        return layer, x_1LD
-    if name == "wave layer without its residual":
-        return layer.mixing, x_1LD
-    if name == "linear map to the variants":
-        return layer.mixing.variants, x_1LD
-    variants_1LE = find_variants(model, input_ids)
+    own = {"wave layer": layer, "wave layer without its residual": layer.mixing, MAPS[2]: layer.mixing.variants}
+    if name in own:
+        return own[name], x_1LD
+    variants = find_variants(model, input_ids)
     if name == "lift":
-        return lambda w_BLD: torch.cat(lift(w_BLD, None, config.magnitude), dim=-1), variants_1LE.chunk(2, dim=-1)[0]
-    return lambda v_BLE: superpose(v_BLE, None, config.wave_operation, config.magnitude), variants_1LE
+        return lambda w_BLD: torch.cat(lift(w_BLD, None, config.magnitude), dim=-1), variants[0]
+    return lambda v_BLE: superpose(v_BLE, None, config.wave_operation, config.magnitude), torch.cat(variants, dim=-1)
 
 
 def measure_jacobian(name: str, model: Any, texts: list[list[int]], seed: int) -> dict[str, Any]:

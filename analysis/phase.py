@@ -23,7 +23,6 @@ NEAR = 0.1  # of pi / 2, in radians
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 TEXTS_AT_ONCE = 16
 MAGNITUDES = {"l2": ("L2 magnitude (the paper's)", BLUE), "rms": ("RMS magnitude", VERMILION)}
-PI_TICKS = ([0, math.pi / 4, math.pi / 2, 3 * math.pi / 4, math.pi], ["0", "π/4", "π/2", "3π/4", "π"])
 
 
 @dataclass
@@ -58,14 +57,11 @@ def measure_length(model: Any, texts: list[list[int]]) -> list[dict[str, Any]]:
     phases: dict[str, list[np.ndarray]] = {magnitude: [] for magnitude in MAGNITUDES}
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         ids_BL = torch.tensor(texts[start : start + TEXTS_AT_ONCE], device=model.device)
-        for w_BLD in find_variants(model, ids_BL).chunk(2, dim=-1):
+        for w_BLD in find_variants(model, ids_BL):
             for magnitude, found in phases.items():
                 found.append(find_phases(w_BLD, magnitude).flatten().cpu().numpy())
-    return [
-        {"length (tokens)": len(texts[0]), "texts": len(texts), "magnitude": magnitude}
-        | summarise(np.concatenate(found))
-        for magnitude, found in phases.items()
-    ]
+    sizes = {"length (tokens)": len(texts[0]), "texts": len(texts)}
+    return [sizes | {"magnitude": name} | summarise(np.concatenate(found)) for name, found in phases.items()]
 
 
 def summarise(phases: np.ndarray) -> dict[str, Any]:
@@ -85,12 +81,9 @@ def find_embeddings(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def find_variants(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
-    """
-    The two variants of each token from which the first layer of a Wave Network makes waves (paper 2411.02674, 3.2),
-    side by side, shape (B, L, 2D): the input of `ops_wave.lift`.
-    """
-    return model.base_model.layers[0].mixing.variants(find_embeddings(model, input_ids))
+def find_variants(model: Any, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two variants of each token from which the first layer makes waves (paper 2411.02674, 3.2), (B, L, D) each."""
+    return model.base_model.layers[0].mixing.variants(find_embeddings(model, input_ids)).chunk(2, dim=-1)
 
 
 def find_phases(w_BLD: torch.Tensor, magnitude: str) -> torch.Tensor:
@@ -116,7 +109,7 @@ def draw(record: dict[str, Any], result: Result) -> Iterator[Picture]:
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
         axes.set(xlabel="length n of the text (tokens)", ylabel="phase (rad)", title=label, ylim=(0, math.pi))
-        axes.set_yticks(*PI_TICKS)
+        axes.set_yticks([part * math.pi / 4 for part in range(5)], ["0", "π/4", "π/2", "3π/4", "π"])
         axes.legend(loc="lower right", framealpha=1)
         axes.grid(alpha=0.3)
     yield Picture(

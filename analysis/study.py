@@ -41,7 +41,6 @@ STUDIES = {
     "waves": "the waves of one text, beside integrated gradients, with a page to send on",
     "phase": "how the phase spreads, by the length of the texts, with the L2 and the RMS magnitude",
 }
-MOST_ROWS = 40  # of the table in the report
 
 
 def setting(help: str, default: Any = None) -> Any:
@@ -218,12 +217,8 @@ class Experiment:
     def describe(self, name: str, settings: Any) -> dict[str, Any]:
         """The record of the run: what decides the findings of a study, and on which machine."""
         config, data = self.model.config, self.data
-        record: dict[str, Any] = {
-            "study": name,
-            "seed": self.seed,
-            "settings": asdict(settings),
-            "bert": shorten(self.arguments.bert),
-        }
+        record: dict[str, Any] = {"study": name, "seed": self.seed, "settings": asdict(settings)}
+        record["bert"] = shorten(self.arguments.bert)
         record["model"] = {"name": shorten(self.arguments.model), "parameters": self.model.num_parameters()}
         for key in ("hidden_size", "num_hidden_layers", "wave_operation", "magnitude"):
             record["model"][key] = getattr(config, key)
@@ -306,9 +301,11 @@ def write_files(record: dict[str, Any], result: Result, folder: Path) -> None:
     for name, text in study.pages(record, result).items():
         write_text(folder / name, text)
         sections.append(f"To open in a browser: [{name}]({name}).")
-    table = make_table(result.table) if len(result.table) <= MOST_ROWS else f"{len(result.table)} rows: table.csv"
     settings = f"```json\n{json.dumps(record, indent=2, ensure_ascii=False)}\n```"
-    write_text(folder / "report.md", "\n\n".join([*sections, "## Table", table, "## Settings", settings]) + "\n")
+    write_text(
+        folder / "report.md",
+        "\n\n".join([*sections, "## Table", make_table(result.table), "## Settings", settings]) + "\n",
+    )
 
 
 def make_table(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -106,10 +106,11 @@ def measure_text(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Its waves, its prediction and its integrated gradients."""
     model = experiment.model
-    w_VLD = find_both(model, ids)
+    ids_1L = torch.tensor([ids], device=model.device)
+    w_VLD = torch.cat(find_variants(model, ids_1L)).double().cpu()
     gradients_L, rest, target = integrate_gradients(model, ids, places, steps)
     with torch.inference_mode():
-        probabilities = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].softmax(-1)
+        probabilities = model(input_ids=ids_1L).logits[0].softmax(-1)
     phases_VLD, shares_L = find_phases(w_VLD, "l2"), find_shares(w_VLD)
     cosines_LD = (phases_VLD[0] - phases_VLD[1]).cos()
     table = [
@@ -124,12 +125,6 @@ def measure_text(
     ]
     label = str(model.config.id2label[target])
     return table, {"label": label, "probability": float(probabilities[target]), "rest": rest}
-
-
-def find_both(model: Any, ids: list[int]) -> torch.Tensor:
-    """The two variants of one text, `w` and `w'`, one after the other, shape (2, L, D), in float64."""
-    variants_1LE = find_variants(model, torch.tensor([ids], device=model.device))
-    return torch.cat(variants_1LE.chunk(2, dim=-1)).double().cpu()
 
 
 def find_shares(w_VLD: torch.Tensor) -> torch.Tensor:
@@ -183,7 +178,8 @@ def delete_words(
 ) -> dict[str, np.ndarray]:
     """For one text, the probability of the predicted class by order and fraction."""
     gradients_L, _, target = integrate_gradients(model, ids, places, settings.steps)
-    measures = (find_shares(find_both(model, ids)), gradients_L)
+    w_VLD = torch.cat(find_variants(model, torch.tensor([ids], device=model.device))).double().cpu()
+    measures = (find_shares(w_VLD), gradients_L)
     orders = [places[np.argsort(-each_L.numpy()[places], kind="stable")] for each_L in measures]
     orders += [generator.permutation(places) for _ in range(settings.orders)]
     curves = delete(model, ids, orders, target)

@@ -5,7 +5,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub.utils import validate_repo_id
@@ -243,6 +243,7 @@ class RunArguments(TrainingArguments):
         # transformers would call it `trainer_output`; `finetune` calls it after the data.
         self.output_dir = self.output_dir or ""
         super().__post_init__()
+        self.dataloader_pin_memory &= self.device.type == "cuda"  # torch warns elsewhere
         self.check_together()
 
     def resolve_saving(self) -> None:
@@ -318,7 +319,8 @@ class RunArguments(TrainingArguments):
         try:
             optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(self)
             optimizer = optimizer_class([weight], **settings)
-            get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=self.lr_scheduler_kwargs)
+            kwargs = cast(dict | None, self.lr_scheduler_kwargs)
+            get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=kwargs)
         except (TypeError, ValueError, ImportError) as error:
             raise ValueError(f"`optim` or `lr_scheduler_type`, with what they are given, cannot be: {error}") from error
 

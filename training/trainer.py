@@ -147,9 +147,9 @@ class WaveTrainer(Trainer):
         if self.args.ema_decay:
             self.add_callback(self.averaging)
 
-    def train(self, resume_from_checkpoint: Any = None, **settings: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, *arguments: Any, **settings: Any) -> Any:
         self.averaging.checkpoint = resume_from_checkpoint
-        return super().train(resume_from_checkpoint, **settings)
+        return super().train(resume_from_checkpoint, *arguments, **settings)
 
     @contextmanager
     def average_in_place(self) -> Iterator[None]:
