@@ -162,12 +162,13 @@ def test_batches_hold_texts_of_similar_length():
 
 def test_a_multi_label_model_writes_all_labels_above_one_half(run: Path, tmp_path: Path, file: Path, texts: list[str]):
     tokenizer = AutoTokenizer.from_pretrained(run)
-    folder = save_model(tmp_path / "multi", tokenizer, ["a", "b", "c"], problem_type="multi_label_classification")
+    folder = save_model(tmp_path / "multi", tokenizer, list("abcde"), problem_type="multi_label_classification")
     rows = classify(folder, file)
     for row, probabilities in zip(rows, compute_logits(folder, texts).sigmoid().tolist(), strict=True):
-        assert row["label"] == ";".join(label for label, value in zip("abc", probabilities, strict=True) if value > 0.5)
-        assert [float(row[f"probability_{label}"]) for label in "abc"] == pytest.approx(probabilities, abs=1e-6)
-    assert {len(row["label"].split(";")) for row in rows if row["label"]} > {1}
+        chosen = [label for label, value in zip("abcde", probabilities, strict=True) if value > 0.5]
+        assert row["label"] == ";".join(chosen)
+        assert [float(row[f"probability_{label}"]) for label in "abcde"] == pytest.approx(probabilities, abs=1e-6)
+    assert len({len(row["label"].split(";")) for row in rows}) > 1
 
 
 @pytest.mark.parametrize("problem_type", ["regression", None])

@@ -18,8 +18,8 @@ from wave_network.training.subwords import (
     add_subwords,
     cut_grams,
     fold_subwords,
+    mark_words,
     resolve_subwords,
-    spell,
 )
 
 PIECES = ["", "<wave>", "ing>", "<a>", "<waves>"]
@@ -40,9 +40,9 @@ def test_the_n_grams_of_a_word():
 
 def test_a_tokenizer_says_where_its_pieces_begin():
     tokenizer = train_wave_tokenizer(["wave waves waving", "wave"], 60)
-    pieces = dict(zip(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))), spell(tokenizer), strict=True))
-    assert pieces["wave"] == "<wave>"
-    assert pieces["##s"] == "s>"
+    pieces = dict(zip(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))), mark_words(tokenizer), strict=True))
+    assert pieces[" wave"] == "<wave>"
+    assert pieces["s"] == "s>"
     assert {pieces[token] for token in tokenizer.all_special_tokens} == {""}
 
 
@@ -118,7 +118,7 @@ def test_what_is_saved_is_what_is_loaded_to_the_bit():
 def test_tokenizers_that_mark_the_start_of_a_word_can_be_spelled():
     vocabulary = {"<s>": 0, "▁": 1, "▁wave": 2, "s": 3, "<0x41>": 4}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE(vocabulary, [])), bos_token="<s>")
-    assert spell(tokenizer) == ["", "<>", "<wave>", "s>", ""]
+    assert mark_words(tokenizer) == ["", "", "<wave>", "s>", ""]
     assert [resolve_subwords(None, tokenizer, is_new) for is_new in (True, False)] == [BUCKETS, 0]
     assert resolve_subwords(7, tokenizer, is_new=False) == 7
 

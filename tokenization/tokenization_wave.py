@@ -1,24 +1,35 @@
-"""A WordPiece tokenizer for the Wave Network, trained or loaded.
+"""Tokenizers for the Wave Network, trained or loaded.
 
-Both functions return transformers' own fast `BertTokenizer`, so a checkpoint's tokenizer loads anywhere, with no code
-of ours. Not a class of its own: the Wave Network reads the same ids as BERT.
+Both are classes of transformers, so that a checkpoint's tokenizer loads anywhere without this package.
 """
 
+import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.trainers import WordPieceTrainer
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE, WordPiece
+from tokenizers.trainers import BpeTrainer
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 # The default of `WaveConfig.max_position_embeddings`.
 MODEL_MAX_LENGTH = 512
+SPECIAL_TOKENS = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
+INPUT_NAMES = ["input_ids", "token_type_ids", "attention_mask"]
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+# Stands before each word. No word has a space in it, so that none is taken for it.
+BEGIN = " "
+# The characters that get a token make up this share of the texts; the others are read as bytes.
+COVERAGE = 0.9999
+# Letters with their marks, digits and joiners are a word; any other character is one of its own. A longer word is cut,
+# so that the time to read a text grows with its length, with or without spaces.
+LETTER = r"\p{L}\p{M}\p{N}\u200c\u200d"
+WORDS = Regex(rf"[{LETTER}]{{1,64}}|[^\s{LETTER}]")
 
 
 def train_wave_tokenizer(
@@ -26,25 +37,28 @@ def train_wave_tokenizer(
     vocab_size: int = 8192,
     *,
     min_frequency: int = 2,
-    do_lower_case: bool = True,
+    lowercase: bool = True,
     model_max_length: int = MODEL_MAX_LENGTH,
     show_progress: bool = True,
-) -> BertTokenizer:
+) -> PreTrainedTokenizerFast:
     """
-    Trains a WordPiece tokenizer on a corpus.
+    Trains a tokenizer on a corpus of any language: byte pair encoding (Sennrich et al., 2016, arXiv 1508.07909) within
+    words. Each other character than a letter, a mark or a digit is a word of its own. Accents and marks are kept, and
+    a character that the corpus lacks is read as its bytes, so that no text is unknown.
 
     Args:
         texts: The corpus, one text at a time; it is read once, and only its distinct words are held.
-        vocab_size: The most tokens that the vocabulary may have, the five special ones included. A small corpus gives
-            fewer, and one with more distinct characters than that gives more.
+        vocab_size: The most tokens to learn, with the 5 special ones; 256 bytes come on top of them. A small corpus
+            gives fewer, and one with more distinct characters than that gives more.
         min_frequency: How often a pair of pieces must occur to be merged.
-        do_lower_case: Whether to lowercase (and strip accents), as in bert-base-uncased.
+        lowercase: Whether to lowercase.
         model_max_length: The length in tokens to which `truncation=True` cuts.
         show_progress: Whether to show a progress bar.
 
     Returns:
-        The tokenizer: `[CLS] text [SEP]`, pairs as `[CLS] first [SEP] second [SEP]`, padded with `[PAD]` (id 0). The
-        same texts, in any order, give the same one in every process.
+        The tokenizer: `[CLS] text [SEP]`, pairs as `[CLS] first [SEP] second [SEP]`, padded with `[PAD]` (id 0). What
+        it encodes it decodes again, but for case, spaces and Unicode's composition (NFC). The same texts, in any order,
+        give the same one in every process.
 
     Raises:
         TypeError: `texts` is a single string, or holds something that is not a string; or a number is no integer.
@@ -55,31 +69,58 @@ def train_wave_tokenizer(
         raise TypeError("`texts` must be an iterable of strings, got a single string. Did you mean [text]?")
     if not isinstance(texts, Iterable):
         raise TypeError(f"`texts` must be an iterable of strings, got {texts!r}.")
-    untrained = BertTokenizer(do_lower_case=do_lower_case)
-    special_tokens = list(untrained.get_vocab())
-    least = len(special_tokens) + 1
+    special = list(SPECIAL_TOKENS.values())
     # tokenizers reserves memory for so many tokens at once.
-    check_integer("vocab_size", vocab_size, least, 2**24, f", the special tokens {special_tokens} among them")
+    check_integer("vocab_size", vocab_size, len(special) + 1, 2**24, f", the special tokens {special} among them")
     check_integer("min_frequency", min_frequency, 0, 2**63 - 1)
     check_integer("model_max_length", model_max_length, 3, 10**30, ": `[CLS]`, a token and `[SEP]`, or more")
-    words = Counter(word for text in check_texts(texts) for word in text.split(" "))
-    # tokenizers numbers single characters in the order of a hash table, which no two processes share, and breaks ties
-    # between merges by these numbers. So a first pass finds the characters, and the second is told them in order.
-    backend = untrained.backend_tokenizer
-    backend.train_from_iterator(
-        words, WordPieceTrainer(vocab_size=0, special_tokens=special_tokens, show_progress=False)
+    backend = Tokenizer(BPE())
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), *[normalizers.Lowercase()] * bool(lowercase)])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(WORDS, "removed", invert=True),
+            pre_tokenizers.Metaspace(BEGIN, "always", split=False),
+        ]
     )
-    characters = sorted(backend.get_vocab().keys() - set(special_tokens))
-    if not characters:
+    words = Counter(word for text in check_texts(texts) for word in text.split())
+    if not words:
         raise ValueError("`texts` must hold at least one text that is not empty, got none.")
-    trainer = WordPieceTrainer(
+    alphabet = find_alphabet({backend.normalizer.normalize_str(word): count for word, count in words.items()})
+    trainer = BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=special_tokens + characters,
+        special_tokens=special,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         show_progress=show_progress,
     )
-    backend.train_from_iterator(words.elements(), trainer, words.total())
-    return BertTokenizer(vocab=backend.get_vocab(), do_lower_case=do_lower_case, model_max_length=model_max_length)
+    backend.train_from_iterator((" ".join([word] * count) for word, count in words.items()), trainer, len(words))
+    model = json.loads(backend.to_str())["model"]
+    tokens = [*special, *BYTES, *sorted(model["vocab"], key=model["vocab"].get)[len(special) :]]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    merges = [tuple(pair) for pair in model["merges"]]
+    backend.model = BPE(vocabulary, merges, unk_token="[UNK]", byte_fallback=True)
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(BEGIN, 1, 0)])
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_max_length=model_max_length, model_input_names=INPUT_NAMES, **SPECIAL_TOKENS
+    )
+
+
+def find_alphabet(words: dict[str, int]) -> list[str]:
+    """The most frequent characters, as many as make up `COVERAGE` of the words, and what a word begins with."""
+    counts: Counter[str] = Counter()
+    for word, count in words.items():
+        for character in word:
+            counts[character] += count
+    ordered = sorted(counts, key=lambda character: (-counts[character], character))
+    before = accumulate((counts[character] for character in ordered), initial=0)
+    enough = COVERAGE * counts.total()
+    return [BEGIN, *(character for character, covered in zip(ordered, before, strict=False) if covered < enough)]
 
 
 def check_integer(name: str, number: Any, least: int, most: int, why: str = "") -> None:
@@ -101,20 +142,43 @@ def check_texts(texts: Iterable[str]) -> Iterator[str]:
         yield text
 
 
+def spell(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]] | None:
+    """
+    What each id is spelled like, and whether a word begins with it; ("", False) for a special token, a byte or a gap.
+    None if the tokens do not say where a word begins, as they do in WordPiece ("##ing" goes on), in SentencePiece
+    ("▁wave" begins) and here (" wave" begins).
+    """
+    vocabulary = tokenizer.get_vocab()
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    mark = next((mark for mark in (BEGIN, "▁") if mark in vocabulary), None)
+    if isinstance(model, WordPiece):
+        within = model.continuing_subword_prefix
+        cut = {token: (token.removeprefix(within), not token.startswith(within)) for token in vocabulary}
+    elif mark is not None:
+        cut = {token: (token.removeprefix(mark), token.startswith(mark)) for token in vocabulary}
+    else:
+        return None
+    cut |= dict.fromkeys([*tokenizer.all_special_tokens, *BYTES], ("", False))
+    spellings = [("", False)] * (max(vocabulary.values()) + 1)
+    for token, index in vocabulary.items():
+        spellings[index] = cut[token]
+    return spellings
+
+
 def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTrainedTokenizerBase:
     """
     Loads a tokenizer from a folder, from the Hub, or from a vocabulary file such as BERT's `vocab.txt`.
 
     Args:
         name_or_file: A folder with a saved tokenizer or a `vocab.txt` alone, a name on the Hub, a `.txt` file with one
-            token on each line, or a `tokenizer.json`.
-        kwargs: Passed on to `BertTokenizer` (for a file) or to `AutoTokenizer.from_pretrained`; for example
-            `do_lower_case` or `model_max_length` (512 for a file, unless given).
+            token on each line, or a `tokenizer.json` of any kind.
+        kwargs: Passed on to `BertTokenizer` (for a `.txt`), to `PreTrainedTokenizerFast` (for a `.json`) or to
+            `AutoTokenizer.from_pretrained`; for example `model_max_length` (512 for a file, unless given), or for a
+            `.txt` `do_lower_case`.
 
     Raises:
-        ValueError: The file is neither a `.txt` nor a `.json` file, lacks a special token, or is not in UTF-8; a `.txt`
-            file holds a token twice; or a `tokenizer.json` is damaged, of another kind than BERT's, or contradicted by
-            a setting in `kwargs`.
+        ValueError: The file is neither a `.txt` nor a `.json` file, lacks a special token, is damaged, or is not in
+            UTF-8; or a `.txt` file holds a token twice.
         OSError: There is no such folder, file or name.
     """
     path = Path(name_or_file)
@@ -124,56 +188,33 @@ def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTr
         return AutoTokenizer.from_pretrained(name_or_file, **kwargs)
     if path.suffix not in (".txt", ".json"):
         raise ValueError(f"A vocabulary must be a .txt or a .json file, got {str(path)!r}.")
-    kwargs = {"model_max_length": MODEL_MAX_LENGTH} | kwargs
+    settings = {"model_max_length": MODEL_MAX_LENGTH} | SPECIAL_TOKENS | kwargs
+    vocabulary = read_backend(path).get_vocab() if path.suffix == ".json" else read_vocabulary(path)
+    missing = [str(settings[name]) for name in SPECIAL_TOKENS if str(settings[name]) not in vocabulary]
+    if missing:
+        raise ValueError(f"The vocabulary {str(path)!r} must hold the special tokens of BERT; it lacks {missing}.")
     if path.suffix == ".json":
-        settings = read_settings(path, kwargs)
-        for name, value in settings.items():
-            if kwargs.get(name, value) != value:
-                raise ValueError(
-                    f"`{name}` must be what the tokenizer.json {str(path)!r} has, {value}, got {kwargs[name]}."
-                )
-        return BertTokenizer(tokenizer_file=str(path), **settings | kwargs)
+        return PreTrainedTokenizerFast(tokenizer_file=str(path), **settings)
+    return BertTokenizer(vocab=vocabulary, **settings)
+
+
+def read_backend(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing more exact
+        raise ValueError(f"The tokenizer.json {str(path)!r} cannot be read: {error}") from error
+
+
+def read_vocabulary(path: Path) -> dict[str, int]:
     # Not splitlines(): Chinese vocabularies hold U+2028 and its like as tokens.
     try:
         tokens = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"The vocabulary {str(path)!r} must be in UTF-8: {error}.") from error
-    refuse_missing(path, tokens, kwargs)
     repeated = [token for token, count in Counter(tokens).items() if count > 1]
     if repeated:
         raise ValueError(
             f"The vocabulary {str(path)!r} must hold each token once, its id is its line; it holds {repeated[:5]} more "
             "than once."
         )
-    return BertTokenizer(vocab={token: index for index, token in enumerate(tokens)}, **kwargs)
-
-
-def refuse_missing(path: Path, tokens: Collection[str], settings: Mapping[str, Any]) -> None:
-    special_tokens = [str(settings.get(name, token)) for name, token in BertTokenizer().special_tokens_map.items()]
-    missing = [token for token in special_tokens if token not in tokens]
-    if missing:
-        raise ValueError(f"The vocabulary {str(path)!r} must hold the special tokens of BERT; it lacks {missing}.")
-
-
-def read_settings(path: Path, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    How a `tokenizer.json` normalises: the file alone says it, and what `BertTokenizer` saves must say it again. A
-    ValueError if it cannot be what BERT's is; `kwargs` may name other special tokens.
-    """
-    try:
-        backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing more exact
-        raise ValueError(f"The tokenizer.json {str(path)!r} cannot be read: {error}") from error
-    model, normalizer = backend.model, backend.normalizer
-    if not isinstance(model, WordPiece) or not isinstance(normalizer, BertNormalizer):
-        raise ValueError(
-            "A tokenizer.json must have a `model` of the type WordPiece and a `normalizer` of the type BertNormalizer, "
-            f"as BERT's has; {str(path)!r} has {type(model).__name__} and {type(normalizer).__name__}. Load it with "
-            "`PreTrainedTokenizerFast`."
-        )
-    refuse_missing(path, backend.get_vocab(), kwargs)
-    return {
-        "do_lower_case": normalizer.lowercase,
-        "strip_accents": normalizer.strip_accents,
-        "tokenize_chinese_chars": normalizer.handle_chinese_chars,
-    }
+    return {token: index for index, token in enumerate(tokens)}

@@ -29,7 +29,7 @@ from ..modeling_wave import WaveForSequenceClassification
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
 from .evaluate import calibrate, compute_metrics, measure
 from .packing import DataCollatorWithPacking, takes_packed
-from .record import count_parameters, describe_data, describe_run, describe_settings
+from .record import count_parameters, describe_data, describe_settings, make_record
 from .settings import MAX_LENGTH, DataArguments, ModelArguments, RunArguments, find_changed
 from .subwords import add_subwords, fold_subwords, resolve_subwords
 from .trainer import WaveTrainer, find_classifier, make_loss
@@ -76,7 +76,6 @@ def finetune(
         check_own_loss(arguments)
     with arguments.main_process_first(desc="look at the run folder"):  # before anything is written
         checkpoint = find_checkpoint(folder, arguments.resume_from_checkpoint)
-    arguments.dataloader_pin_memory &= arguments.device.type == "cuda"
     arguments.restore_callback_states_from_checkpoint = True  # the patience of early stopping
     # Tiny activations and moments become denormal numbers, which a CPU handles slowly. Threads inherit this when they
     # start, so it stands before anything that starts them.
@@ -144,7 +143,7 @@ def finetune(
         save(folder, model, tokenizer)
         arguments_of_run = (data_arguments, model_arguments, arguments)
         seconds = time.perf_counter() - start
-        record = describe_run(*arguments_of_run, data, trainer, results, calibration, settings, seconds)
+        record = make_record(*arguments_of_run, data, trainer, results, calibration, settings, seconds)
         write_json(folder / "metrics.json", record)
         (folder / BEGUN).unlink(missing_ok=True)
     arguments.distributed_state.wait_for_everyone()
@@ -157,7 +156,7 @@ def name_run(arguments: DataArguments) -> str:
 
 
 def name_function(function: Callable) -> str:
-    return getattr(function, "__qualname__", repr(function))
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def check_own_loss(arguments: RunArguments) -> None:

@@ -41,7 +41,7 @@ DECISIVE = (
 )
 
 
-def describe_run(
+def make_record(
     data_arguments: DataArguments,
     model_arguments: ModelArguments,
     arguments: RunArguments,

@@ -243,6 +243,7 @@ class RunArguments(TrainingArguments):
         # transformers would call it `trainer_output`; `finetune` calls it after the data.
         self.output_dir = self.output_dir or ""
         super().__post_init__()
+        self.dataloader_pin_memory &= self.device.type == "cuda"  # torch warns elsewhere
         self.check_together()
 
     def resolve_saving(self) -> None:

@@ -1,19 +1,18 @@
 """`--subword_buckets`: while it trains, the embedding of a token is also made of those of its character n-grams."""
 
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
-from tokenizers.models import WordPiece
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..tokenization import spell
 
 # The shortest and the longest character n-grams, with the marks "<" and ">" of where a word begins and ends.
 SHORTEST, LONGEST = 3, 5
 BUCKETS = 16384  # of a new model
-WORD_START = "▁"
 
 
 class SubwordEmbedding(nn.Module):
@@ -90,30 +89,19 @@ def cut_grams(piece: str) -> Iterator[str]:
             yield piece[start : start + size]
 
 
-def spell(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
+def mark_words(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
     """
     What each id of a tokenizer stands for: "<wave>" is a word or how one begins, "ing>" a piece within one, "" a
-    special token or a single byte. None if its tokens do not say where a word begins, as "##" within a word does in
-    WordPiece, and "▁" before a word in SentencePiece.
+    special token or a single byte. None if its tokens do not say where a word begins.
     """
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    if isinstance(model, WordPiece):
-        prefix = model.continuing_subword_prefix
-        pieces = [token[len(prefix) :] if token.startswith(prefix) else f"<{token}" for token in tokens]
-    elif any(token.startswith(WORD_START) for token in tokens):
-        pieces = [f"<{token[1:]}" if token.startswith(WORD_START) else token for token in tokens]
-    else:
-        return None
-    special = set(tokenizer.all_special_tokens)
-    is_text = [token not in special and not re.fullmatch("<0x[0-9A-F]{2}>", token) for token in tokens]
-    return [f"{piece}>" if each else "" for piece, each in zip(pieces, is_text, strict=True)]
+    spellings = spell(tokenizer)
+    return spellings and ["<" * begins + f"{text}>" if text else "" for text, begins in spellings]
 
 
 def resolve_subwords(buckets: int | None, tokenizer: PreTrainedTokenizerBase, is_new: bool) -> int:
     """The buckets where none are given: `BUCKETS` for a new model, if the tokenizer can be spelled."""
     if buckets is None:
-        return BUCKETS if is_new and spell(tokenizer) is not None else 0
+        return BUCKETS if is_new and mark_words(tokenizer) is not None else 0
     return buckets
 
 
@@ -132,7 +120,7 @@ def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buc
             f"`subword_buckets` ({buckets}) is for a model whose words are in an nn.Embedding; those of "
             f"{type(model).__name__} are in {type(table).__name__}. Leave it out."
         )
-    pieces = spell(tokenizer)
+    pieces = mark_words(tokenizer)
     if pieces is None:
         raise ValueError(f"`subword_buckets` ({buckets}) needs tokens that say where a word begins. Leave it out.")
     # A table may have more rows than the tokenizer has tokens.

@@ -147,7 +147,7 @@ class WaveTrainer(Trainer):
         if self.args.ema_decay:
             self.add_callback(self.averaging)
 
-    def train(self, resume_from_checkpoint: Any = None, *arguments: Any, **settings: Any) -> Any:  # type: ignore[override]
+    def train(self, resume_from_checkpoint: Any = None, *arguments: Any, **settings: Any) -> Any:
         self.averaging.checkpoint = resume_from_checkpoint
         return super().train(resume_from_checkpoint, *arguments, **settings)
 
