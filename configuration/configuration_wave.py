@@ -58,13 +58,13 @@ class WaveConfig(PreTrainedConfig):
     intermediate_size (`int`, *optional*):
         Width of a feed-forward block after the wave layer. `None`: no such block, as in the paper.
     conv_kernel_size (`int`, *optional*):
-        Width of a depthwise convolution over neighbouring tokens before the first layer, an odd number of at least 3:
-        how the model sees the order of the words, which language modelling, tagging and question answering need.
-        `None`: none, as in the paper.
+        Width of a depthwise convolution over neighbouring tokens before the first layer, odd and at least 3. It shows
+        the model the order of words, which language modelling, tagging and question answering need. `None`: none, as in
+        the paper.
     ngram_vocab_size (`int`, *optional*):
-        Rows of a table of hashed n-grams, at least 2 (the first is that of padding) and at most 2^24: to the embedding
-        of a token is added the row of each n-gram of tokens that ends at it. They are hashed by `input_ids`: given
-        `inputs_embeds`, the model adds none. `None`: no such table, as in the paper.
+        Rows of a table of hashed n-grams, from 2 (the first is for padding) to 2^24. Each n-gram of tokens adds its row
+        to the embedding of its last token. They are found by `input_ids`: with `inputs_embeds` the model adds none.
+        `None`: no such table, as in the paper.
     ngram_size (`int`, *optional*, defaults to 2):
         The longest n-grams: 2 for pairs of neighbouring tokens, 3 for pairs and triples, and so on. Used only with an
         `ngram_vocab_size`.
@@ -77,8 +77,8 @@ class WaveConfig(PreTrainedConfig):
     position_embedding_scale (`float`, *optional*, defaults to 0.02):
         Amplitude of the sinusoidal positions. Amplitude 1 drowns a table of standard deviation 0.02.
     max_position_embeddings (`int`, *optional*, defaults to 512):
-        The longest text, in tokens without padding, that absolute positions allow. Sinusoidal ones have a table of so
-        many, and compute what lies beyond.
+        The longest text, in tokens without padding, that absolute positions allow. Sinusoidal ones compute what lies
+        beyond.
     type_vocab_size (`int`, *optional*, defaults to 0):
         Number of segment embeddings. 0: none, and `token_type_ids` are accepted and not used.
     hidden_act (`str`, *optional*, defaults to `"gelu"`):
@@ -106,18 +106,15 @@ class WaveConfig(PreTrainedConfig):
         `"eager"`: the wave operations as they are written in `ops_wave.py`. `"fused"` or `"auto"`: the same, faster and
         with a backward written by hand (`fused_wave.py`). Weights and results are the same.
     chunk_length (`int`, *optional*, defaults to 32768):
-        Without gradients, longer texts are read in chunks of so many tokens, each twice per layer, in the memory of one
-        chunk. `None`: always in one pass.
+        Without gradients, longer texts are read in chunks of this many tokens, each twice per layer, in the memory of
+        one chunk. `None`: always in one pass.
+
     Examples:
 
     ```python
     >>> from wave_network import WaveConfig, WaveModel
 
-    >>> # The paper's single-layer modulation model
-    >>> configuration = WaveConfig()
-
-    >>> # A model with random weights
-    >>> model = WaveModel(configuration)
+    >>> model = WaveModel(WaveConfig())  # the paper's single-layer modulation model with random weights
     ```"""
 
     model_type = "wave"
@@ -161,8 +158,7 @@ class WaveConfig(PreTrainedConfig):
         if unused is not None:  # from a file: what was saved, with an attribute that somebody had set, can be loaded
             logger.warning("%s It is kept and not used.", unused)
         super().__post_init__(**kwargs)
-        # The whole map in every checkpoint, so that each Auto class loads each of them; and without the name of the
-        # repository it was read from, so that a copy pushed elsewhere stands alone.
+        # Each Auto class loads every checkpoint, and a copy does not name the repository that it was read from.
         self.auto_map = dict(AUTO_MAP)
 
     def validate_sizes(self):
@@ -221,14 +217,8 @@ class WaveConfig(PreTrainedConfig):
         """
         Saves the configuration, and the code that loads the model without this package.
 
-        Every save of a model goes through here, so every checkpoint, pushed or not, is complete.
-
-        Args:
-            save_directory (`str` or `os.PathLike`):
-                The folder to write `config.json` and the flat code files to; created if it does not exist.
-            push_to_hub (`bool`, *optional*, defaults to `False`):
-                Whether to push both to the Hub as well; `repo_id` and the other arguments are those of
-                [`~PreTrainedConfig.push_to_hub`].
+        Every save of a model goes through here, so every checkpoint, pushed or not, is complete. Arguments are those of
+        [`PreTrainedConfig.save_pretrained`].
         """
         super().save_pretrained(save_directory)
         write_hub_files(save_directory)
@@ -237,10 +227,7 @@ class WaveConfig(PreTrainedConfig):
 
 
 def find_misspelt(unknown: dict, known: set[str]) -> str | None:
-    """What is wrong with an unknown keyword that looks like one of ours: transformers would keep it and never use it.
-
-    Keywords that resemble none of ours pass, as everywhere in transformers: checkpoints carry many of them.
-    """
+    """What is wrong with an unknown keyword that looks like one of ours. Others pass: checkpoints carry many."""
     own = sorted(known - {field.name for field in fields(PreTrainedConfig)})
     for name in unknown:
         # transformers keeps any special token here, which attention other models use, and how some of them generate.

@@ -3,11 +3,12 @@
 
 A wave needs two numbers per dimension of its whole text (`ops_wave.Summary`), and the summary of a text follows from
 those of its chunks. So all chunks are read once for each layer, through the layers before it, and once more for the
-result. This is for inference: a gradient needs the whole text.
+result. This is for inference: a gradient needs the whole text. `model` is a WaveModel.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from .embeddings_wave import WaveTokens
 from .ops_wave import Summary, merge, square, summarise
 
 
-def needs_chunks(model: nn.Module, tokens: WaveTokens) -> bool:
+def needs_chunks(model: Any, tokens: WaveTokens) -> bool:
     """Whether a text is longer than a chunk. Gradients, active dropout, graphs and packed texts need one pass."""
     length = model.config.chunk_length
     if length is None or tokens.shape[1] <= length or tokens.cu_seq_lens is not None:
@@ -24,14 +25,14 @@ def needs_chunks(model: nn.Module, tokens: WaveTokens) -> bool:
     return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or has_dropout(model))
 
 
-def has_dropout(model: nn.Module) -> bool:
+def has_dropout(model: Any) -> bool:
     """Whether dropout is active. Chunks are read several times, and each reading would draw another one."""
     if model.embeddings.training and model.config.token_dropout_prob > 0:
         return True
     return any(isinstance(part, nn.Dropout) and part.training and part.p > 0 for part in model.modules())
 
 
-def read_chunks(model: nn.Module, tokens: WaveTokens) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+def read_chunks(model: Any, tokens: WaveTokens) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """The hidden states (B, chunk, D) of long texts, and their mask (B, chunk) or None, chunk by chunk."""
     embeddings = model.embeddings
     if tokens.position_ids is None and model.config.position_embedding_type != "none":
@@ -49,7 +50,7 @@ def read_chunks(model: nn.Module, tokens: WaveTokens) -> Iterator[tuple[torch.Te
 
 
 def run_layers(
-    model: nn.Module, tokens: WaveTokens, summaries: list[Summary]
+    model: Any, tokens: WaveTokens, summaries: list[Summary]
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor | None]]:
     """Each chunk through as many layers as there are summaries: where it starts, its hidden states and its mask."""
     reach, size = model.embeddings.reach, model.config.chunk_length

@@ -5,6 +5,7 @@ Shapes: B texts, L tokens, D `hidden_size`; `mask_BL` is True at tokens and Fals
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -148,7 +149,7 @@ class WaveEmbeddings(nn.Module):
             self.ngram_embeddings = nn.Embedding(config.ngram_vocab_size, narrow or width, padding_idx=0)
             self.ngram_projection = nn.Linear(narrow, width, bias=False) if narrow is not None else None
         if config.position_embedding_type == "absolute":
-            self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+            self.position_embeddings: nn.Module = nn.Embedding(config.max_position_embeddings, width)
         elif config.position_embedding_type == "sinusoidal":
             self.position_embeddings = WaveSinusoidalEmbedding(config)
         if config.type_vocab_size > 0:
@@ -176,8 +177,9 @@ class WaveEmbeddings(nn.Module):
         if self.config.position_embedding_type != "none":
             hidden_states = hidden_states + self.embed_positions(tokens)
         if self.config.type_vocab_size > 0:
-            first_11 = torch.zeros((1, 1), dtype=torch.long, device=tokens.device)
-            type_ids = first_11 if tokens.token_type_ids is None else tokens.token_type_ids
+            type_ids = tokens.token_type_ids
+            if type_ids is None:
+                type_ids = torch.zeros((1, 1), dtype=torch.long, device=tokens.device)
             hidden_states = hidden_states + look_up(self.token_type_embeddings, type_ids, "token_type_ids")
         hidden_states = self.dropout(hidden_states)
         if self.training and self.config.token_dropout_prob > 0:
@@ -231,6 +233,8 @@ class WaveSinusoidalEmbedding(nn.Module):
     Fixed positions of *Attention Is All You Need* (arXiv 1706.03762), section 3.5, times a scale. The first
     `max_position_embeddings` stand in a table; others are computed when they come.
     """
+
+    weight: torch.Tensor
 
     def __init__(self, config: WaveConfig):
         super().__init__()
@@ -324,7 +328,7 @@ def check_ids(name: str, ids: torch.Tensor | None, shapes: list[tuple[int, ...]]
         raise ValueError(f"`{name}` must have the shape {allowed} of the tokens, got {tuple(ids.shape)}.")
 
 
-def look_up(table: nn.Module, ids: torch.Tensor, name: str) -> torch.Tensor:
+def look_up(table: Any, ids: torch.Tensor, name: str) -> torch.Tensor:
     """`table(ids)`, with an error that names what is wrong with the ids."""
     try:
         return table(ids)

@@ -61,7 +61,10 @@ class WaveMixing(nn.Module):
 
     def return_real(self, waves_BLE: torch.Tensor) -> torch.Tensor:
         """The way back from the two parts of a wave, side by side, to D real numbers."""
-        return self.restore(waves_BLE) if self.config.restore == "linear" else amplitude(waves_BLE.chunk(2, dim=-1))
+        if self.config.restore == "linear":
+            return self.restore(waves_BLE)
+        re_BLD, im_BLD = waves_BLE.chunk(2, dim=-1)
+        return amplitude((re_BLD, im_BLD))
 
 
 class WaveFeedForward(nn.Module):
@@ -111,6 +114,7 @@ class WavePreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["WaveEmbeddings", "WaveLayer"]
     _can_record_outputs = {"hidden_states": WaveLayer}
+    _input_embed_layer = "word_embeddings"
     # The loss is a mean over one step. Trainer, seeing **kwargs, would take it for one over all accumulated steps.
     accepts_loss_kwargs = False
 
@@ -153,12 +157,6 @@ class WaveModel(WavePreTrainedModel):
         self.layers = nn.ModuleList([WaveLayer(config) for _ in range(config.num_hidden_layers)])
         self.gradient_checkpointing = False
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.embeddings.word_embeddings = value
 
     @merge_with_config_defaults
     @capture_outputs
@@ -252,7 +250,7 @@ class WaveForMaskedLM(WavePreTrainedModel):
         self.transform = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ACT2FN[config.hidden_act]
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder: nn.Module = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -286,7 +284,7 @@ class WaveForMaskedLM(WavePreTrainedModel):
         logits = self.decoder(self.norm(self.activation(self.transform(outputs.last_hidden_state))))
         loss = None
         if labels is not None:
-            count = at_least_one(labels, count)
+            count = count_labels(labels, count)
             loss = self.compute_loss(logits, labels, vocab_size=self.config.vocab_size, num_items_in_batch=count)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
@@ -329,7 +327,7 @@ class WaveForTokenClassification(WavePreTrainedModel):
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None
         if labels is not None:
-            count = at_least_one(labels, count)
+            count = count_labels(labels, count)
             loss = self.compute_loss(logits, labels, config=self.config, num_items_in_batch=count)
         return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
@@ -413,13 +411,13 @@ class WaveForMultipleChoice(WavePreTrainedModel):
         """
         if kwargs.get("cu_seq_lens") is not None:
             raise ValueError("`cu_seq_lens` must be None for multiple choice: choices are padded, not packed.")
-        if (input_ids is None or input_ids.dim() != 3) and (inputs_embeds is None or inputs_embeds.dim() != 4):
-            given = [None if x is None else tuple(x.shape) for x in (input_ids, inputs_embeds)]
+        given, axes = (input_ids, 3) if input_ids is not None else (inputs_embeds, 4)
+        if given is None or given.dim() != axes:
             raise ValueError(
-                "`input_ids` must have the shape (batch size, choices, length), or `inputs_embeds` one axis more at "
-                f"the end; got {given[0]} and {given[1]}."
+                "`input_ids` must have the shape (batch size, choices, length), or `inputs_embeds` one axis more; got "
+                f"{None if given is None else tuple(given.shape)}."
             )
-        rows, choices = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
+        rows, choices = given.shape[:2]
         inputs = input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
         flat = [x if x is None or x.dim() == 1 else x.flatten(end_dim=1) for x in inputs]
         outputs = self.wave(*flat, pooling=self.config.classifier_pooling, return_dict=True, **kwargs)
@@ -428,8 +426,8 @@ class WaveForMultipleChoice(WavePreTrainedModel):
         return MultipleChoiceModelOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
-def at_least_one(labels: torch.Tensor, count: torch.Tensor | int | None) -> torch.Tensor:
-    """The number of labels that a mean is over: of all accumulated steps if Trainer counted them, else of this one."""
+def count_labels(labels: torch.Tensor, count: torch.Tensor | int | None) -> torch.Tensor:
+    """How many labels a mean is over, at least 1: of all accumulated steps if Trainer counted them, else of one."""
     return (labels.ne(-100).sum() if count is None else torch.as_tensor(count)).clamp(min=1)
 
 

@@ -33,9 +33,8 @@ class Summary(NamedTuple):
 
     def halves(self) -> tuple["Summary", "Summary"]:
         """The summaries of the first and of the second half of the dimensions."""
-        pairs = [part.chunk(2, dim=-1) for part in self[:3]]
-        first, second = zip(*pairs, strict=True)
-        return Summary(*first, self.tokens_B11), Summary(*second, self.tokens_B11)
+        top, rest, place = (part.chunk(2, dim=-1) for part in self[:3])
+        return Summary(top[0], rest[0], place[0], self.tokens_B11), Summary(top[1], rest[1], place[1], self.tokens_B11)
 
 
 def square(w_BLD: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
@@ -111,9 +110,8 @@ def lift(
     summary: Summary | None = None,
 ) -> Wave:
     """
-    The complex token `Z_j = G exp(i alpha_j) = w_j + i c_j` (paper, eq. 1 to 3). Arguments as in `context_norm`.
-
-    The real part of padding is 0, so that NaN or infinity there reaches no gradient.
+    The complex token `Z_j = G exp(i alpha_j) = w_j + i c_j` (paper, eq. 1 to 3). Arguments as in `context_norm`. The
+    real part of padding is 0, so that NaN or infinity there reaches no gradient.
     """
     re_BLD = w_BLD if mask_BL is None else w_BLD.masked_fill(~mask_BL[..., None], 0)
     return re_BLD, context_norm(w_BLD, mask_BL, magnitude, cu_seq_lens, summary)

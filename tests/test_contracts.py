@@ -57,6 +57,7 @@ HOOKS = {
     "_argument_group_name",
     "_can_record_outputs",
     "_init_weights",
+    "_input_embed_layer",
     "_load_from_state_dict",
     "_no_split_modules",
     "_replace",

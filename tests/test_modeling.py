@@ -170,6 +170,18 @@ def test_hidden_states_of_chunks_are_those_of_one_pass():
         assert forward.call_count == 1
 
 
+def test_given_positions_and_embeddings_are_packed_like_the_rest():
+    model, inputs = build(position_embedding_type="absolute"), pack(TEXTS)
+    positions = torch.cat([31 - torch.arange(len(text)) for text in TEXTS])[None]
+    embeddings = model.get_input_embeddings()(inputs["input_ids"])
+    expected = torch.cat(
+        [model(torch.tensor([text]), position_ids=31 - torch.arange(len(text))).logits for text in TEXTS]
+    )
+    for given in ({"input_ids": inputs["input_ids"]}, {"inputs_embeds": embeddings}):
+        logits = model(**given, cu_seq_lens=inputs["cu_seq_lens"], position_ids=positions).logits
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls"])
 def test_poolings_read_what_their_names_say(pooling):
     model = build(WaveModel, num_hidden_layers=2)
