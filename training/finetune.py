@@ -251,7 +251,7 @@ def read_data(arguments: DataArguments) -> TextData:
 
 
 def get_tokenizer(arguments: ModelArguments, data: TextData) -> PreTrainedTokenizerBase:
-    source = arguments.tokenizer or arguments.model
+    source = arguments.tokenizer or find_start(arguments)
     if source is None:
         texts = [text for name in ("text", "text_pair") if name in data.train.column_names for text in data.train[name]]
         return train_wave_tokenizer(texts, arguments.vocab_size, model_max_length=arguments.max_length or MAX_LENGTH)

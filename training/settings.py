@@ -17,8 +17,10 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from ..configuration import WaveConfig
 
 METRICS = ("accuracy", "macro_f1", "loss")
+# What `--model` may be besides a folder or a name.
+AUTO, ENGLISH, NONE = "auto", "english", "none"
 # A new model that would take fewer steps in EPOCHS has learned too little from few rows: it takes as many as these.
-EPOCHS = 10.0
+RATE, BATCH, EPOCHS = 1e-3, 32, 10.0
 FEW_STEPS, MANY_EPOCHS = 480, 30
 MAX_LENGTH = 512
 # Settings of transformers that have no effect here, or would spoil what is measured.
@@ -83,8 +85,12 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    model: str | None = field(
-        default=None, metadata={"help": "Checkpoint to start from (folder or name on the Hub). Default: a new model."}
+    model: str = field(
+        default=AUTO,
+        metadata={
+            "help": "What to start from: a folder or name on the Hub; english, the encoder that comes with the package; "
+            "none, a new model; auto is english for English texts, and else none."
+        },
     )
     tokenizer: str | None = field(
         default=None,
@@ -131,8 +137,11 @@ class ModelArguments:
     position_embedding_type: Literal["sinusoidal", "absolute", "none"] = field(
         default=WaveConfig.position_embedding_type, metadata={"help": "Kind of positions of a new model."}
     )
-    hidden_dropout_prob: float = field(
-        default=WaveConfig.hidden_dropout_prob, metadata={"help": "Dropout of a new model."}
+    hidden_dropout_prob: float | None = field(
+        default=None,
+        metadata={
+            "help": f"Dropout. Default: {WaveConfig.hidden_dropout_prob} of a new model; by the rows, from an encoder."
+        },
     )
     token_dropout_prob: float = field(
         default=WaveConfig.token_dropout_prob,
@@ -144,9 +153,8 @@ class ModelArguments:
         if self.max_length is not None and self.max_length < 3:
             raise ValueError(f"`max_length` must be at least 3, for a token between two marks, got {self.max_length}.")
         changed = find_changed(self)
-        of_new_models = [name for name in changed if hasattr(WaveConfig, name)]
-        if self.model is not None and of_new_models:
-            name = of_new_models[0]
+        if self.model not in (AUTO, NONE) and self.of_a_new_model:
+            name = self.of_a_new_model[0]
             raise ValueError(
                 f"`{name}` ({changed[name]!r}) is for a new model; --model {self.model} has its own. Leave out one."
             )
@@ -155,6 +163,11 @@ class ModelArguments:
         for name in ("ngram_size", "ngram_hidden_size"):
             if name in changed and self.ngram_vocab_size is None:
                 raise ValueError(f"`{name}` ({changed[name]}) is for `ngram_vocab_size`: give both.")
+
+    @property
+    def of_a_new_model(self) -> list[str]:
+        """The settings that were given and are for a new model alone."""
+        return [name for name in find_changed(self) if hasattr(WaveConfig, name) and name != "hidden_dropout_prob"]
 
 
 @dataclass
@@ -207,12 +220,21 @@ class RunArguments(TrainingArguments):
         default=False,
         metadata={"help": "Fit a temperature on the validation rows, so that probabilities mean what they say."},
     )
-    learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
+    learning_rate: float | None = field(  # type: ignore[assignment]  # None until the rows are known
+        default=None, metadata={"help": f"Initial learning rate of AdamW. Default: {RATE:g}; by the rows, from an encoder."}
+    )
     num_train_epochs: float | None = field(  # type: ignore[assignment]  # None until the rows are known
         default=None,
-        metadata={"help": f"Passes over the training rows. Default: {EPOCHS:g}, more for a new model on few rows."},
+        metadata={"help": f"Passes over the training rows. Default: {EPOCHS:g}, more for a new model on few rows; by the "
+        "rows, from an encoder."},
     )
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Training texts in a batch, per device."})
+    per_device_train_batch_size: int | None = field(  # type: ignore[assignment]  # None until the rows are known
+        default=None,
+        metadata={"help": f"Training texts in a batch, per device. Default: {BATCH}; by the rows, from an encoder."},
+    )
+    save_dtype: Literal["float32", "float16"] = field(
+        default="float32", metadata={"help": "Precision of the saved weights. The model computes in float32 all the same."}
+    )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation texts in a batch, per device."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
     save_strategy: str | None = field(  # type: ignore[assignment]  # None until it is resolved
@@ -256,12 +278,17 @@ class RunArguments(TrainingArguments):
             if self.save_strategy == "steps" and self.eval_steps and "save_steps" not in self.changed:
                 self.save_steps = self.eval_steps
 
-    def resolve_epochs(self, rows: int, is_new: bool) -> None:
-        """Gives `num_train_epochs` a value where it has none: more for a new model on few rows."""
-        if self.num_train_epochs is None:
-            batch = self.train_batch_size * self.world_size * self.gradient_accumulation_steps
-            enough = math.ceil(FEW_STEPS / math.ceil(rows / batch)) if is_new else 0
-            self.num_train_epochs = float(max(EPOCHS, min(enough, MANY_EPOCHS)))
+    def resolve_numbers(self, rows: int, is_new: bool) -> None:
+        """Gives learning rate, batch and epochs a value where they have none: more epochs for a new model on few rows."""
+        self.set_defaults({"learning_rate": RATE, "per_device_train_batch_size": BATCH})
+        batch = self.train_batch_size * self.world_size * self.gradient_accumulation_steps
+        enough = math.ceil(FEW_STEPS / math.ceil(rows / batch)) if is_new else 0
+        self.set_defaults({"num_train_epochs": float(max(EPOCHS, min(enough, MANY_EPOCHS)))})
+
+    def set_defaults(self, settings: Mapping[str, Any]) -> None:
+        for name, value in settings.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
 
     def check_numbers(self) -> None:
         for name, least in {
@@ -318,7 +345,8 @@ class RunArguments(TrainingArguments):
                 raise ImportError(f"`report_to` {tracker!r} needs its package, which is not installed.")
         weight = torch.zeros(1, requires_grad=True)
         try:
-            optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(self)
+            trial = set_quietly(self, {"learning_rate": self.learning_rate or RATE})
+            optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(trial)
             optimizer = optimizer_class([weight], **settings)
             kwargs = cast(dict | None, self.lr_scheduler_kwargs)
             get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=kwargs)

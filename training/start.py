@@ -1,0 +1,80 @@
+"""What `--model` starts from: a model that is named, the English encoder that comes with the package, or nothing."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from ..data.load import TextData
+from ..tokenization import load_wave_tokenizer, spell
+from .settings import AUTO, ENGLISH, NONE, ModelArguments
+
+SAMPLE = 2000  # texts that are looked at
+WORD = re.compile(r"[^\W\d_]+")
+# English words come in 1.0 to 1.2 pieces, those of its closest relatives in 1.8 or more, mixed ones between; Vietnamese,
+# Thai and others need bytes. With fewer letters than this, as in logs and numbers, there is little to know.
+MOST_PIECES, MOST_BYTES, LEAST_LETTERS = 1.45, 0.05, 0.5
+
+
+def resolve_start(arguments: ModelArguments, data: TextData, is_own: bool) -> ModelArguments:
+    """
+    The settings with what `--model auto` stands for: english, if the texts are and nothing asks for another model.
+    `is_own` says that the model is made elsewhere.
+
+    Raises:
+        FileNotFoundError: The English encoder is asked for, and not there.
+    """
+    if arguments.model != AUTO:
+        find_start(arguments)
+        return arguments
+    start = NONE
+    if not (is_own or arguments.tokenizer is not None or arguments.of_a_new_model):
+        start, why = ENGLISH, "the English encoder is not there"
+        try:
+            tokenizer = load_wave_tokenizer(str(find_english()))
+        except FileNotFoundError:
+            start = NONE
+        else:
+            is_english, why = look_at(chain.from_iterable(zip(*read_columns(data), strict=True)), tokenizer)
+            start = ENGLISH if is_english else NONE
+        said = "starts from the English encoder" if start == ENGLISH else "trains a new model"
+        print(f"--model auto {said}: {why}.", flush=True)
+    return replace(arguments, model=start)
+
+
+def find_start(arguments: ModelArguments) -> str | None:
+    """The folder or name of the model to start from; None for a new model."""
+    if arguments.model == ENGLISH:
+        return str(find_english())
+    return None if arguments.model in (AUTO, NONE) else arguments.model
+
+
+def find_english() -> Path:
+    from .. import ENGLISH as folder
+
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"The English encoder is not there: {str(folder)!r}. Use --model none, or another one.")
+    return folder
+
+
+def read_columns(data: TextData) -> list[list[str]]:
+    rows = data.train.select(range(0, len(data.train), max(1, len(data.train) // SAMPLE)))
+    return [rows[name] for name in ("text", "text_pair") if name in rows.column_names]
+
+
+def look_at(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> tuple[bool, str]:
+    """Whether texts are English, by how the vocabulary of the English encoder cuts their words, and what it goes by."""
+    sample = [text[:1000] for text in islice(texts, SAMPLE)]
+    words = list(chain.from_iterable(map(WORD.findall, sample)))
+    letters = sum(map(len, words)) / max(1, sum(len(part) for text in sample for part in text.split()))
+    spelled = [spelling for spelling, _ in spell(tokenizer) or ()]
+    cut = tokenizer([*words, *sample], add_special_tokens=False)["input_ids"]
+    pieces = sum(map(len, cut[: len(words)])) / max(1, len(words))
+    ids = list(chain.from_iterable(cut[len(words) :]))
+    unspelled = sum(not spelled[index] for index in ids) / max(1, len(ids))
+    is_english = pieces <= MOST_PIECES and unspelled <= MOST_BYTES and letters >= LEAST_LETTERS
+    found = f"{pieces:.2f} pieces a word, {unspelled:.1%} bytes, {letters:.0%} letters"
+    return is_english, f"its vocabulary cuts these texts like {'English' if is_english else 'no English'} ({found})"
