@@ -5,17 +5,19 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerState,
@@ -25,12 +27,25 @@ from transformers import (
 from ..configuration import WaveConfig
 from ..data.load import TextData, load_text_data
 from ..files import read_json, write_json
-from ..modeling_wave import WaveForSequenceClassification
+from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
 from .evaluate import calibrate, compute_metrics, measure
 from .packing import DataCollatorWithPacking, takes_packed
 from .record import count_parameters, describe_data, describe_settings, make_record
-from .settings import MAX_LENGTH, DataArguments, ModelArguments, RunArguments, find_changed
+from .probe import Choice, MakeTrainer, choose
+from .settings import (
+    FEW,
+    MAX_LENGTH,
+    OF_FINETUNING,
+    OF_VALIDATION,
+    DataArguments,
+    ModelArguments,
+    RunArguments,
+    find_changed,
+    suggest_dropout,
+    suggest_finetunings,
+)
+from .start import find_start, resolve_start
 from .subwords import add_subwords, fold_subwords, resolve_subwords
 from .trainer import WaveTrainer, find_classifier, make_loss
 
@@ -83,37 +98,52 @@ def finetune(
     set_seed(arguments.seed)
 
     data = read_data(data_arguments)
+    model_arguments = resolve_start(model_arguments, data, make_model is not None)
     tokenizer = get_tokenizer(model_arguments, data)
-    is_new = model_arguments.model is None and make_model is None
+    is_new = find_start(model_arguments) is None and make_model is None
     arguments.subword_buckets = resolve_subwords(arguments.subword_buckets, tokenizer, is_new)
-    arguments.resolve_epochs(len(data.train), is_new)
     set_seed(arguments.seed)
     model = (make_model or get_model)(model_arguments, tokenizer, data.label_names)
     check_model(model, arguments)
     counts = count_parameters(model)
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    with arguments.main_process_first(desc="tokenize"):
+        encoded = {name: encode(split, tokenizer) for name, split in splits.items() if split is not None}
+
+    def make_trainer(model: PreTrainedModel, arguments: RunArguments, rows: Dataset) -> WaveTrainer:
+        return WaveTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            eval_dataset=encoded["validation"] if arguments.eval_strategy != "no" else None,
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPacking() if arguments.packing else DataCollatorWithPadding(tokenizer),
+            compute_metrics=compute_metrics,
+            compute_loss_func=compute_loss_func or make_loss(arguments, rows["labels"], len(data.label_names)),
+        )
+
+    choice, is_crossed = None, False
+    if make_model is None and is_encoder(model.config):
+        is_crossed = is_cross_validated(data, data_arguments, arguments)
+        if is_crossed:
+            data = replace(data, train=concatenate_datasets([data.train, data.validation]), validation_was_split=False)
+            encoded["train"] = concatenate_datasets([encoded["train"], encoded.pop("validation")])
+            arguments.set({"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False})
+        choice = start_from_encoder(model, data, encoded["train"], arguments, make_trainer)
+        if is_crossed:
+            data = replace(data, validation=data.train.select(choice.rows))
+    arguments.resolve_numbers(len(data.train), is_new)
     settings = describe_settings(model_arguments, arguments, model.config, tokenizer)
     if compute_loss_func is not None:
         settings["loss"] = f"compute_loss_func={name_function(compute_loss_func)}"
     if make_model is not None:
         settings["model"] = f"make_model={name_function(make_model)}"
-    begun = {"data": describe_data(data), "settings": settings}
+    begun = {"data": describe_data(data, is_crossed), "settings": settings}
     if checkpoint is not None:
         check_begun(checkpoint, begun)
     add_subwords(model, tokenizer, arguments.subword_buckets)
-    splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    with arguments.main_process_first(desc="tokenize"):
-        encoded = {name: encode(split, tokenizer) for name, split in splits.items() if split is not None}
 
-    trainer = WaveTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=encoded["train"],
-        eval_dataset=encoded["validation"],
-        processing_class=tokenizer,
-        data_collator=DataCollatorWithPacking() if arguments.packing else DataCollatorWithPadding(tokenizer),
-        compute_metrics=compute_metrics,
-        compute_loss_func=compute_loss_func or make_loss(arguments, data.train["label"], len(data.label_names)),
-    )
+    trainer = make_trainer(model, arguments, encoded["train"])
     if arguments.early_stopping_patience:
         stopping = EarlyStoppingCallback(arguments.early_stopping_patience, arguments.early_stopping_threshold)
         trainer.add_callback(stopping)
@@ -124,26 +154,31 @@ def finetune(
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         print_summary(model, counts, data, folder)
-    if checkpoint is None or not load_stopped(trainer, checkpoint):
+    is_trained = arguments.num_train_epochs == 0 or (checkpoint is not None and load_stopped(trainer, checkpoint))
+    if not is_trained:
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     fold_subwords(model)
 
-    results: dict[str, dict[str, Any]] = {}
+    if arguments.save_dtype == "float16":
+        model.to(torch.float16).to(torch.float32)  # what is measured is what is saved
     logits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    if is_crossed:
+        logits["validation"] = choice.logits, np.asarray(data.validation["label"])
     for name in [name for name in ("validation", "test") if name in encoded]:
-        prefix = "eval" if name == "validation" else name
-        prediction = trainer.predict(encoded[name], metric_key_prefix=prefix)
-        logits_NK, labels_N = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-        results[name] = measure(logits_NK.argmax(-1).tolist(), labels_N.tolist(), data.label_names)
-        logits[name] = logits_NK, labels_N
+        prediction = trainer.predict(encoded[name], metric_key_prefix="eval" if name == "validation" else name)
+        logits[name] = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    results = {
+        name: measure(logits_NK.argmax(-1).tolist(), labels_N.tolist(), data.label_names)
+        for name, (logits_NK, labels_N) in logits.items()
+    }
     if trainer.is_world_process_zero():
         calibration = calibrate(logits, fit=arguments.calibrate)
         if calibration is not None and calibration["temperature"] is not None:
             model.config.classifier_temperature = calibration["temperature"]
-        save(folder, model, tokenizer)
+        save(folder, model, tokenizer, arguments.save_dtype)
         arguments_of_run = (data_arguments, model_arguments, arguments)
         seconds = time.perf_counter() - start
-        record = make_record(*arguments_of_run, data, trainer, results, calibration, settings, seconds)
+        record = make_record(*arguments_of_run, begun["data"], trainer, results, calibration, settings, seconds)
         write_json(folder / "metrics.json", record)
         (folder / BEGUN).unlink(missing_ok=True)
     arguments.distributed_state.wait_for_everyone()
@@ -273,9 +308,16 @@ def get_model(
         "label2id": {name: index for index, name in enumerate(label_names)},
         "problem_type": "single_label_classification",
     }
-    if arguments.model is not None:
+    start, dropout = find_start(arguments), arguments.hidden_dropout_prob
+    if start is not None:
+        config = AutoConfig.from_pretrained(start, trust_remote_code=False, **labels)
+        if dropout is not None and not hasattr(config, "hidden_dropout_prob"):
+            raise ValueError(f"`hidden_dropout_prob` ({dropout}) is not a field of {type(config).__name__}.")
+        if is_encoder(config) and dropout is None:
+            dropout = suggest_dropout()
+        config.update({} if dropout is None else {"hidden_dropout_prob": dropout})
         model = AutoModelForSequenceClassification.from_pretrained(
-            arguments.model, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False, **labels
+            start, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
         )
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
@@ -283,9 +325,46 @@ def get_model(
             model.config.classifier_temperature = 1.0  # another one belongs to the weights as they were
         return model
     own = {name: value for name, value in asdict(arguments).items() if hasattr(WaveConfig, name)}
+    own["hidden_dropout_prob"] = WaveConfig.hidden_dropout_prob if dropout is None else dropout
     own |= {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
     own["conv_kernel_size"] = arguments.conv_kernel_size or None
     return WaveForSequenceClassification(WaveConfig(**own, pad_token_id=tokenizer.pad_token_id, **labels))
+
+
+def is_encoder(config: PreTrainedConfig) -> bool:
+    """Whether a model is a Wave Network that has no classifier yet."""
+    return config.model_type == WaveConfig.model_type and config.architectures == [WaveModel.__name__]
+
+
+def is_cross_validated(data: TextData, data_arguments: DataArguments, arguments: RunArguments) -> bool:
+    """Whether all rows are trained on: few ones, with no validation split and nothing said about validation."""
+    rows = len(data.train) + len(data.validation)
+    is_asked = {*find_changed(data_arguments), *arguments.changed} & set(OF_VALIDATION)
+    return data.validation_was_split and rows <= FEW and not is_asked and arguments.world_size == 1
+
+
+def start_from_encoder(
+    model: PreTrainedModel, data: TextData, encoded: Dataset, arguments: RunArguments, make_trainer: MakeTrainer
+) -> Choice | None:
+    """Puts a probe into the head and completes the settings by the rows; few rows say by cross-validation which."""
+    given = {name: getattr(arguments, name) for name in OF_FINETUNING if getattr(arguments, name) is not None}
+    suggested = [each | given for each in suggest_finetunings(len(encoded))]
+    choice = None
+    if len(encoded) <= FEW and arguments.world_size == 1:
+        texts = list(zip(*(data.train[name] for name in ("text", "text_pair") if name in data.train.column_names)))
+        choice = choose(model, encoded, texts, arguments, suggested, make_trainer)
+        choice.probe.put_into(model)
+        found = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in choice.accuracies.items())
+        print(f"On {len(choice.rows):,} training rows held out in turn: {found}.")
+        arguments.set(choice.settings)
+    arguments.set_defaults(suggested[0])
+    print(
+        f"Fine-tuning: {arguments.num_train_epochs:g} epochs, learning rate {arguments.learning_rate:g}, "
+        f"batches of {arguments.per_device_train_batch_size}, dropout {model.config.hidden_dropout_prob:g}."
+        if arguments.num_train_epochs
+        else "The probe is kept as it is."
+    )
+    return choice
 
 
 def check_model(model: PreTrainedModel, arguments: RunArguments) -> None:
@@ -327,10 +406,13 @@ def print_summary(model: PreTrainedModel, counts: dict[str, int], data: TextData
         )
 
 
-def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32") -> None:
     """Saves beside the folder first and moves file by file, so that no file in it is ever half written."""
     with tempfile.TemporaryDirectory(dir=folder, prefix="_saving-") as temporary:
-        model.save_pretrained(temporary)
+        model.to(getattr(torch, dtype)).save_pretrained(temporary)
+        model.float()
+        config = Path(temporary, "config.json")
+        write_json(config, read_json(config) | {"dtype": "float32"})  # what it computes in, wherever it is loaded
         tokenizer.save_pretrained(temporary)
         for path in Path(temporary).iterdir():
             os.replace(path, folder / path.name)

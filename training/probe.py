@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, PrinterCallback, Trainer
 
 from .evaluate import negative_log_likelihood
 from .settings import RunArguments, set_quietly
@@ -114,6 +114,7 @@ def choose(
             tried = copy.deepcopy(small)
             probe.put_into(tried)
             trainer = make_trainer(tried, set_quietly(arguments, settings), encoded.select(train))
+            trainer.remove_callback(PrinterCallback)
             trainer.train()
             trainer.args.train_sampling_strategy = "random"  # the logits in the order of the rows
             parts.append(np.asarray(trainer.predict(encoded.select(held)).predictions))
@@ -147,7 +148,7 @@ def embed(
     """What the head of a classifier reads of each row, (N, D)."""
     found: list[torch.Tensor] = []
     hook = find_classifier(model).register_forward_pre_hook(lambda head, given: found.append(given[0].float().cpu()))
-    settings = set_quietly(arguments, {"train_sampling_strategy": "random"})
+    settings = set_quietly(arguments, {"train_sampling_strategy": "random", "per_device_train_batch_size": 1})
     try:
         make_trainer(model, settings, encoded).predict(encoded)
     finally:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from ..data.load import TextData
 from ..files import read_processor, read_versions
-from .settings import DataArguments, ModelArguments, RunArguments, describe_command
+from .settings import NONE, DataArguments, ModelArguments, RunArguments, describe_command
 
 METRICS_SCHEMA = 1
 DECISIVE = (
@@ -45,7 +45,7 @@ def make_record(
     data_arguments: DataArguments,
     model_arguments: ModelArguments,
     arguments: RunArguments,
-    data: TextData,
+    data: dict[str, Any],
     trainer: Trainer,
     results: dict[str, dict[str, Any]],
     calibration: dict[str, Any] | None,
@@ -62,7 +62,7 @@ def make_record(
         "versions": read_versions() | {"torch": str(torch.__version__)},  # which says for which device it was built
         "command": describe_command(data_arguments, model_arguments, arguments),
         "base_model": name_base(model_arguments.model),
-        "data": describe_data(data),
+        "data": data,
         "model": count_parameters(trainer.accelerator.unwrap_model(trainer.model)),
         "settings": settings,
         "best": describe_best(trainer),
@@ -72,9 +72,11 @@ def make_record(
     }
 
 
-def name_base(model: str | None) -> str | None:
+def name_base(model: str) -> str | None:
     """The model that a run starts from. A folder is called so that it is none on the Hub, wherever it is read."""
-    if model is None or model.startswith(".") or Path(model).is_absolute() or not Path(model).exists():
+    if model == NONE:
+        return None
+    if model.startswith(".") or Path(model).is_absolute() or not Path(model).exists():
         return model
     return f".{os.sep}{model}"
 
@@ -85,7 +87,7 @@ def count_parameters(model: PreTrainedModel) -> dict[str, int]:
     return {"parameters": total, "core_parameters": core, "table_parameters": total - core}
 
 
-def describe_data(data: TextData) -> dict[str, Any]:
+def describe_data(data: TextData, is_crossed: bool) -> dict[str, Any]:
     rows = {"train": len(data.train), "validation": len(data.validation)}
     return {
         "name": data.name,
@@ -96,6 +98,7 @@ def describe_data(data: TextData) -> dict[str, Any]:
         "text_columns": data.text_columns,
         "label_column": data.label_column,
         "validation_was_split": data.validation_was_split,
+        "cross_validated": is_crossed,  # the validation rows are training rows, held out in turn
     }
 
 
@@ -105,7 +108,8 @@ def describe_settings(
     """The settings that decide the result, flat."""
     settings = {name: getattr(arguments, name) for name in DECISIVE} | {
         "processes": arguments.world_size,
-        "tokenizer": model_arguments.tokenizer or model_arguments.model or "trained on the training texts",
+        "tokenizer": model_arguments.tokenizer
+        or ("trained on the training texts" if model_arguments.model == NONE else model_arguments.model),
         "vocab_size": config.vocab_size,
     }
     settings |= {name: getattr(config, name) for name in asdict(model_arguments) if hasattr(config, name)}

@@ -23,6 +23,14 @@ AUTO, ENGLISH, NONE = "auto", "english", "none"
 RATE, BATCH, EPOCHS = 1e-3, 32, 10.0
 FEW_STEPS, MANY_EPOCHS = 480, 30
 MAX_LENGTH = 512
+# Up to so many rows no validation rows are split off: all are trained on, and cross-validated before. Not if one of
+# these settings is given.
+FEW = 5000
+OF_FINETUNING = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
+OF_VALIDATION = (
+    *("validation_fraction", "validation_cut", "eval_strategy", "eval_steps", "save_strategy", "save_steps"),
+    *("load_best_model_at_end", "metric_for_best_model", "early_stopping_patience"),
+)
 # Settings of transformers that have no effect here, or would spoil what is measured.
 FIXED = {
     "finetune trains, validates and tests": ("do_train", "do_eval", "do_predict"),
@@ -285,10 +293,12 @@ class RunArguments(TrainingArguments):
         enough = math.ceil(FEW_STEPS / math.ceil(rows / batch)) if is_new else 0
         self.set_defaults({"num_train_epochs": float(max(EPOCHS, min(enough, MANY_EPOCHS)))})
 
-    def set_defaults(self, settings: Mapping[str, Any]) -> None:
+    def set(self, settings: Mapping[str, Any]) -> None:
         for name, value in settings.items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
+            setattr(self, name, value)
+
+    def set_defaults(self, settings: Mapping[str, Any]) -> None:
+        self.set({name: value for name, value in settings.items() if getattr(self, name) is None})
 
     def check_numbers(self) -> None:
         for name, least in {
@@ -362,9 +372,20 @@ def set_quietly(arguments: RunArguments, settings: Mapping[str, Any]) -> RunArgu
     """The settings of a trial, of which nothing is written, shown or validated on the way."""
     trial = copy.copy(arguments)
     quiet = {"eval_strategy": "no", "save_strategy": "no", "logging_strategy": "no", "load_best_model_at_end": False}
-    for name, value in {**quiet, "disable_tqdm": True, "report_to": [], "push_to_hub": False, **settings}.items():
-        setattr(trial, name, value)
+    trial.set({**quiet, "disable_tqdm": True, "report_to": [], "push_to_hub": False, **settings})
     return trial
+
+
+def suggest_finetunings(rows: int) -> list[dict[str, Any]]:
+    """Fine-tunings of an encoder on so many training rows; from few rows the best by cross-validation is taken."""
+    batch = 8 if rows < 200 else 16 if rows < 1000 else 32
+    epochs = 20.0 if rows < 200 else 10.0 if rows <= FEW else 5.0
+    common = {"per_device_train_batch_size": batch, "num_train_epochs": epochs}
+    return [{"learning_rate": rate, **common} for rate in (1e-3, 3e-4)]
+
+
+def suggest_dropout() -> float:
+    return 0.3
 
 
 def find_changed(settings: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
