@@ -213,7 +213,7 @@ def test_few_rows_are_passed_over_more_often(
     rows: int, settings: dict[str, Any], is_new: bool, epochs: int, tmp_path: Path
 ):
     arguments = RunArguments(str(tmp_path), use_cpu=True, **settings)
-    arguments.resolve_epochs(rows, is_new)
+    arguments.resolve_numbers(rows, is_new)
     assert arguments.num_train_epochs == epochs
 
 

@@ -34,6 +34,7 @@ def make_classifier(**settings: Any) -> WaveForSequenceClassification:
 
 def make_trainer(folder: Path, rows: list[dict[str, Any]], model: nn.Module | None = None, **settings: Any):
     arguments = RunArguments(str(folder), use_cpu=True, eval_strategy="no", **settings)
+    arguments.resolve_numbers(len(rows), is_new=False)
     loss = make_loss(arguments, [0, 1, 2], 3)
     return WaveTrainer(model=model or nn.Linear(1, 1), args=arguments, train_dataset=rows, compute_loss_func=loss)
 

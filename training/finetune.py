@@ -31,8 +31,8 @@ from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
 from .evaluate import calibrate, compute_metrics, measure
 from .packing import DataCollatorWithPacking, takes_packed
-from .record import count_parameters, describe_data, describe_settings, make_record
 from .probe import Choice, MakeTrainer, choose
+from .record import count_parameters, describe_data, describe_settings, make_record
 from .settings import (
     FEW,
     MAX_LENGTH,
@@ -351,7 +351,7 @@ def start_from_encoder(
     suggested = [each | given for each in suggest_finetunings(len(encoded))]
     choice = None
     if len(encoded) <= FEW and arguments.world_size == 1:
-        texts = list(zip(*(data.train[name] for name in ("text", "text_pair") if name in data.train.column_names)))
+        texts = data.train.remove_columns("label")
         choice = choose(model, encoded, texts, arguments, suggested, make_trainer)
         choice.probe.put_into(model)
         found = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in choice.accuracies.items())

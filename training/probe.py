@@ -142,9 +142,7 @@ def cut_folds(labels: np.ndarray, texts: Sequence[Any], seed: int) -> Folds:
     return folds[: max(1, FOLDS * FOLDED // len(labels))]
 
 
-def embed(
-    model: PreTrainedModel, encoded: Dataset, arguments: RunArguments, make_trainer: MakeTrainer
-) -> np.ndarray:
+def embed(model: PreTrainedModel, encoded: Dataset, arguments: RunArguments, make_trainer: MakeTrainer) -> np.ndarray:
     """What the head of a classifier reads of each row, (N, D)."""
     found: list[torch.Tensor] = []
     hook = find_classifier(model).register_forward_pre_hook(lambda head, given: found.append(given[0].float().cpu()))

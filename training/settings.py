@@ -96,8 +96,8 @@ class ModelArguments:
     model: str = field(
         default=AUTO,
         metadata={
-            "help": "What to start from: a folder or name on the Hub; english, the encoder that comes with the package; "
-            "none, a new model; auto is english for English texts, and else none."
+            "help": "What to start from: a folder or name on the Hub; english, the encoder in the package; none, a new "
+            "model; auto is english for English texts, and else none."
         },
     )
     tokenizer: str | None = field(
@@ -229,19 +229,23 @@ class RunArguments(TrainingArguments):
         metadata={"help": "Fit a temperature on the validation rows, so that probabilities mean what they say."},
     )
     learning_rate: float | None = field(  # type: ignore[assignment]  # None until the rows are known
-        default=None, metadata={"help": f"Initial learning rate of AdamW. Default: {RATE:g}; by the rows, from an encoder."}
+        default=None,
+        metadata={"help": f"Initial learning rate of AdamW. Default: {RATE:g}; from an encoder, by the rows."},
     )
     num_train_epochs: float | None = field(  # type: ignore[assignment]  # None until the rows are known
         default=None,
-        metadata={"help": f"Passes over the training rows. Default: {EPOCHS:g}, more for a new model on few rows; by the "
-        "rows, from an encoder."},
+        metadata={
+            "help": f"Passes over the training rows. Default: {EPOCHS:g}, more for a new model on few rows; by the "
+            "rows, from an encoder."
+        },
     )
     per_device_train_batch_size: int | None = field(  # type: ignore[assignment]  # None until the rows are known
         default=None,
         metadata={"help": f"Training texts in a batch, per device. Default: {BATCH}; by the rows, from an encoder."},
     )
     save_dtype: Literal["float32", "float16"] = field(
-        default="float32", metadata={"help": "Precision of the saved weights. The model computes in float32 all the same."}
+        default="float32",
+        metadata={"help": "Precision of the saved weights. The model computes in float32 all the same."},
     )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation texts in a batch, per device."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
@@ -287,7 +291,7 @@ class RunArguments(TrainingArguments):
                 self.save_steps = self.eval_steps
 
     def resolve_numbers(self, rows: int, is_new: bool) -> None:
-        """Gives learning rate, batch and epochs a value where they have none: more epochs for a new model on few rows."""
+        """Completes learning rate, batch and epochs, of which a new model takes more on few rows."""
         self.set_defaults({"learning_rate": RATE, "per_device_train_batch_size": BATCH})
         batch = self.train_batch_size * self.world_size * self.gradient_accumulation_steps
         enough = math.ceil(FEW_STEPS / math.ceil(rows / batch)) if is_new else 0
