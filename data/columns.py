@@ -15,19 +15,7 @@ TEXT_PAIRS = (
 TEXT_COLUMNS = ("text", "sentence", "content", "review", "question")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "coarse_label")
 # These, too, tell that the first row of a table holds names.
-OTHER_NAMES = (
-    "comment",
-    "message",
-    "body",
-    "tweet",
-    "post",
-    "title",
-    "description",
-    "document",
-    "query",
-    "summary",
-    "id",
-)
+OTHER_NAMES = ("comment", "message", "body", "tweet", "post", "title", "description", "document", "query", "summary")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 LETTER = re.compile(r"[^\W\d_]")
 
@@ -41,9 +29,8 @@ def find_text_columns(samples: Samples, given: Sequence[str] | None, labels: Seq
     others; or the only one with words.
     """
     if given is not None:
-        given = [given] if isinstance(given, str) else list(given)
         check_columns("text_columns", given, list(samples))
-        return given
+        return list(given)
     others = {name.lower(): name for name in samples if name not in labels}
     found = [[others[part] for part in pair] for pair in TEXT_PAIRS if others.keys() >= set(pair)]
     in_pairs = list(chain(*found))

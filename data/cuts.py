@@ -19,32 +19,22 @@ Cut = tuple[list[int], list[int]]
 
 
 def cut_validation(
-    texts: Sequence[tuple[str, ...]],
-    labels: Sequence[list[int]],
-    cut: str,
-    fraction: float,
-    seed: int,
-    order: Sequence[Any],
+    texts: Sequence[Any], labels: Sequence[list[int]], cut: str, fraction: float, seed: int, order: Sequence[Any]
 ) -> Cut:
     """
-    The indices of the rows to train on and of those to validate on, for rows of any number of labels. All rows of the
-    same text go to one side, and every label that is validated on is trained on.
+    The indices of the rows to train on and of those to validate on; a row has one or two texts, and any number of
+    labels. Rows of the same texts stay together, and every label that is validated on is trained on.
     """
     counts = Counter(chain.from_iterable(labels))
     classes = [min(row, key=counts.__getitem__, default=-1) for row in labels]  # the rarest label, or none
     if cut == "whole_texts":
-        if len(texts[0]) > 1:
-            raise ValueError("`validation_cut` 'whole_texts' is for rows of one text, got pairs.")
-        return cut_whole_texts([text for (text,) in texts], classes, fraction, seed)
-    rows: dict[tuple[str, ...], list[int]] = {}
+        return cut_whole_texts(texts, classes, fraction, seed)
+    rows: dict[Any, list[int]] = {}
     for index, parts in enumerate(texts):
         rows.setdefault(tuple(" ".join(text.split()) for text in parts), []).append(index)
     groups = list(rows.values())
-    if len(groups) < len(texts):
-        count = len(texts) - len(groups)
-        logger.warning(
-            "%d of %d training rows repeat a text. The cut keeps those of a text together.", count, len(texts)
-        )
+    if repeated := len(texts) - len(groups):
+        logger.warning("%d of %d training rows repeat a text. The cut keeps these together.", repeated, len(texts))
     classes = [classes[group[0]] for group in groups]
     if cut == "newest":
         kept, chosen = cut_newest(classes, [order[group[0]] for group in groups], fraction)
@@ -56,6 +46,11 @@ def cut_validation(
         found = {label for index in groups[group] for label in labels[index]}
         validated += groups[group] if found <= trained else []
         trained |= found
+    if not validated:
+        raise ValueError(
+            f"A class must have two rows of different texts to cut a validation split, got {len(groups)} texts of "
+            f"{len(counts)} classes. Is the label column right?"
+        )
     if len(validated) > 1.5 * fraction * len(texts) + 10:
         logger.warning("%d of %d rows are validated on, since each class has one.", len(validated), len(texts))
     return sorted(set(range(len(texts))) - set(validated)), sorted(validated)
@@ -81,7 +76,7 @@ def cut_newest(labels: Sequence[Any], order: Sequence[Any], fraction: float) -> 
     return cut_each_class(labels, fraction, lambda rows: rows[np.argsort(-ranks[rows])])
 
 
-def cut_whole_texts(texts: Sequence[str], labels: Sequence[Any], fraction: float, seed: int) -> Cut:
+def cut_whole_texts(texts: Sequence[Any], labels: Sequence[Any], fraction: float, seed: int) -> Cut:
     """
     A cut of rows some of which are parts of others, as the phrases of SST-2 are: a phrase of a sentence must not be
     trained on where the sentence is validated on.
@@ -89,7 +84,9 @@ def cut_whole_texts(texts: Sequence[str], labels: Sequence[Any], fraction: float
     A text is whole if no other one contains it as a run of its words. Of every class, a fraction of the whole texts of
     8 words or more is cut. Rows that are found in these alone are in neither part.
     """
-    spaced = [" ".join(text.split()) for text in texts]
+    if len(texts[0]) > 1:
+        raise ValueError("`validation_cut` 'whole_texts' is for rows of one text, got pairs.")
+    spaced = [" ".join(text.split()) for (text,) in texts]
     distinct = set(spaced)
     parts = {text: {span for span in spans(text) if span in distinct} for text in distinct}
     whole = distinct.difference(*parts.values())
@@ -123,8 +120,4 @@ def cut_each_class(labels: Sequence[Any], fraction: float, arrange: Callable[[np
         rows = np.flatnonzero(classes == index)
         size = min(max(round(len(rows) * fraction), 1), len(rows) - 1)
         cut += arrange(rows)[:size].tolist()
-    if not cut:
-        raise ValueError(
-            f"One class must have two rows of different texts to cut a validation split, got {len(labels)} texts."
-        )
     return sorted(set(range(len(labels))) - set(cut)), sorted(cut)

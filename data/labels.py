@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from itertools import chain
 from typing import Any
@@ -16,13 +17,9 @@ from .read import Batch
 logger = logging.getLogger(__name__)
 
 TASKS = ("single", "multi", "number")
-SEPARATORS = (";", "|", ",")
 # Labels that are read as integers: pandas writes 1.0 for 1 in a column with gaps. 01 and 1e5 are names.
 INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
-LISTED = re.compile(r"\[.*\]", re.DOTALL)
-# More different numbers with fractions than this are no classes.
-FEW_NUMBERS = 20
-KINDS = {bool: "truth", int: "number", float: "number", Decimal: "number", str: "word", list: "list"}
+KINDS = {bool: "truth", int: "number", float: "number", Decimal: "number", str: "word"}
 
 # The labels of each split.
 Labels = dict[str, list[Any]]
@@ -47,22 +44,32 @@ def read_labels(batches: Sequence[Batch], columns: Sequence[str]) -> list[Any]:
 
 def read_label_column(batch: Batch, column: str) -> list[Any]:
     """A column of values of one kind. Numbers that have declared names become these, and -1, which has none, None."""
-    declared = batch.class_names.get(column)
-    names: dict[Any, Any] = {**dict(enumerate(declared)), -1: None} if declared else {}
-    labels, kinds = [], dict[str, int]()
-    for row, value in enumerate(batch.read(column), start=batch.start + 1):
-        value = list(value) if isinstance(value, tuple) or hasattr(value, "tolist") else value
-        value = None if is_missing(value) else value
-        parts = value if isinstance(value, list) else [value]
-        if value is not None:
-            kinds.setdefault(KINDS.get(type(value), str(type(value))), row)
-        if len(kinds) > 1 or not {type(part) for part in parts} <= {*KINDS, type(None)} - {list}:
-            first = f", unlike in row {min(kinds.values())}" if len(kinds) > 1 else ""
-            got = f"{value!r:.60} in row {row} of {batch.where}{first}"
-            raise ValueError(f"The label column {column!r} must hold one number or string a row, or lists, got {got}.")
-        parts = [names.get(part, part) for part in parts]
-        labels.append(parts if isinstance(value, list) else parts[0])
-    return labels
+    values = [value.tolist() if hasattr(value, "tolist") else value for value in batch.read(column)]
+    values = [None if is_missing(value) else list(value) if type(value) is tuple else value for value in values]
+    kinds = [find_kind(value) for value in values]
+    first = next((kind for kind in kinds if kind), "")
+    if not set(kinds) <= {None, first} - {""}:
+        row, wrong = next(
+            (row, value) for row, value in enumerate(values) if kinds[row] not in (None, first) or kinds[row] == ""
+        )
+        got = f"{wrong!r:.60} in row {batch.start + row + 1} of {batch.where}"
+        unlike = f" after {values[kinds.index(first)]!r:.60}" if first else ""
+        raise ValueError(
+            f"The label column {column!r} must hold one number or string a row, or lists, got {got}{unlike}."
+        )
+    if column not in batch.class_names:
+        return values
+    names: dict[Any, Any] = {**dict(enumerate(batch.class_names[column])), -1: None}
+    return [
+        [names.get(part, part) for part in value] if is_list(value) else names.get(value, value) for value in values
+    ]
+
+
+def find_kind(value: Any) -> str | None:
+    """None for a missing value, and "" for one that is no label."""
+    if is_list(value):
+        return "list" if "" not in map(find_kind, value) and not any(map(is_list, value)) else ""
+    return None if value is None else KINDS.get(type(value), "")
 
 
 def read_label(value: Any) -> str | None:
@@ -76,37 +83,29 @@ def resolve_task(labels: Labels, task: str | None, separator: str | None, declar
         raise ValueError(f"`task` must be one of {list(TASKS)}, got {task!r}.")
     if separator is not None and (task in ("single", "number") or not separator.strip()):
         raise ValueError(f"`label_separator` ({separator!r}) is for several labels in a cell, got `task` {task!r}.")
+    present = [label for label in labels["train"] if label not in (None, "")]
     if separator is not None:
-        change(
-            labels, lambda label, where: label if type(label) is list else (read_label(label) or "").split(separator)
-        )
-    present = [label for label in labels["train"] if label is not None and label != ""]
-    if (
-        task != "single"
-        and present
-        and all(type(label) is str and LISTED.fullmatch(label.strip()) for label in present)
-    ):
+        change(labels, lambda label, where: label if is_list(label) else (read_label(label) or "").split(separator))
+    elif task != "single" and present and all(type(label) is str and label[0] + label[-1] == "[]" for label in present):
         change(labels, parse_list)
-    lists = [label for label in labels["train"] if isinstance(label, list)]
-    if lists and task != "multi" and separator is None and all(len(label) == 1 for label in lists):
-        change(labels, lambda label, where: label[0] if isinstance(label, list) and len(label) == 1 else label)
+    lists = list(filter(is_list, labels["train"]))
+    if lists and task != "multi" and separator is None and {len(label) for label in lists} == {1}:
+        change(labels, lambda label, where: label[0] if is_list(label) and len(label) == 1 else label)
         lists = []
-    if bool(lists) != (task == "multi") and task is not None:
-        raise ValueError(
-            f"`task` 'multi' is for lists of labels, several label columns, or a `label_separator`, got {task!r} for "
-            f"labels such as {present[:1]}."
-        )
+    if task is not None and bool(lists) != (task == "multi"):
+        got = f"{task!r} for labels such as {present[:1]}"
+        raise ValueError(f"`task` 'multi' is for lists, several label columns, or a `label_separator`, got {got}.")
     if lists:
         widths, values = set(map(len, lists)), set(chain.from_iterable(lists))
         # Lists of 0 and 1, all of one length, say of each label whether a row has it.
         if len(widths) == 1 and values <= {0, 1} and any(len(set(label)) < len(label) for label in lists):
             change(labels, lambda label, where: label and [index for index, flag in enumerate(label) if flag])
-        change(labels, lambda label, where: label and list(dict.fromkeys(filter(None, map(read_label, label)))))
+        change(labels, lambda label, where: label and [*dict.fromkeys(filter(None, map(read_label, label)))])
         return "multi"
     change(labels, lambda label, where: read_label(label))
     distinct = set(filter(None, labels["train"]))
     fractions = all(map(NUMBER.fullmatch, distinct)) and any(float(label) % 1 for label in distinct) and not declared
-    if task == "number" or (task is None and fractions and len(distinct) > FEW_NUMBERS):
+    if task == "number" or (task is None and fractions and len(distinct) > 20):
         change(labels, read_number)
         return "number"
     if task is None and fractions:
@@ -117,23 +116,25 @@ def resolve_task(labels: Labels, task: str | None, separator: str | None, declar
     return "single"
 
 
+def is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
 def change(labels: Labels, make: Callable[[Any, str], Any]) -> None:
     for split, values in labels.items():
         values[:] = [make(value, f"row {row} of the {split} split") for row, value in enumerate(values, start=1)]
 
 
-def parse_list(label: str | None, where: str) -> list[Any] | None:
+def parse_list(label: Any, where: str) -> list[Any] | None:
     """The list that a string such as "['a', 'b']" or "[1, 0, 1]" writes."""
-    try:
-        # Python reads 'a' 'b', which numpy writes, as one string.
-        parts = None if re.search(r"""['"]\s+['"]""", label or "") else ast.literal_eval(label or "[]")
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        parts = None
-    if not isinstance(parts, list) or not {type(part) for part in parts} <= {bool, int, str}:
-        raise ValueError(
-            f"A label must be a list such as ['a', 'b'], got {label!r:.60} in {where}: write a;b and set "
-            "`label_separator`, or set `task` to 'single'."
-        )
+    parts: Any = None if label else []
+    # Python reads 'a' 'b', which numpy writes, as one string.
+    if label and not re.search(r"""['"]\s+['"]""", label):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            parts = ast.literal_eval(label)
+    if not is_list(parts) or not set(map(type, parts)) <= {bool, int, str}:
+        hint = "write a;b and set `label_separator`, or set `task` to 'single'"
+        raise ValueError(f"A label must be a list such as ['a', 'b'], got {label!r:.60} in {where}: {hint}.")
     return parts if label else None
 
 
@@ -145,16 +146,14 @@ def read_number(label: str | None, where: str) -> float | None:
 
 def check_separators(labels: Iterable[str]) -> None:
     """Refuses labels that combine others, since each combination would be a class."""
-    for separator in SEPARATORS:
+    for separator in (";", "|", ","):
         parts = {label: {part.strip() for part in label.split(separator)} for label in labels}
         counts = Counter(chain.from_iterable(parts.values()))
         joined = [label for label in parts if len(parts[label]) > 1]
         combined = set(chain.from_iterable(parts[label] for label in joined))
         if len(joined) > 1 and sum(counts[part] > 1 for part in combined) > len(combined) / 2:
-            raise ValueError(
-                f"Labels such as {min(joined)!r:.60} look like several labels each: set `label_separator` to "
-                f"{separator!r}, or `task` to 'single' to have a class for each combination."
-            )
+            hint = f"set `label_separator` to {separator!r}, or `task` to 'single' to have a class for each combination"
+            raise ValueError(f"Labels such as {min(joined)!r:.60} look like several labels each: {hint}.")
 
 
 def index_labels(labels: Labels, declared: list[str] | None, task: str) -> list[str]:
@@ -183,7 +182,8 @@ def index_labels(labels: Labels, declared: list[str] | None, task: str) -> list[
     if len(trained) < 2:
         raise ValueError(f"The training rows must have at least two classes, got only {sorted(trained)}.")
     warn_of_names(names)
-    change(labels, lambda label, where: index[label]) if (index := {name: i for i, name in enumerate(names)}) else None
+    indices = {name: index for index, name in enumerate(names)}
+    change(labels, lambda label, where: indices[label])
     return names
 
 
@@ -201,13 +201,10 @@ def warn_of_names(names: Sequence[str]) -> None:
         logger.warning("Some labels are numbers (%s), and some are words (%s).", numbers[:3], words[:3])
 
 
-def list_labels(labels: Sequence[Any], task: str) -> list[list[int]]:
-    """The labels of each row. A number is none."""
-    return [label if task == "multi" else [label] if task == "single" else [] for label in labels]
-
-
 def check_trained(labels: Labels, names: Sequence[str], task: str) -> None:
-    used = {split: set(chain.from_iterable(list_labels(values, task))) for split, values in labels.items()}
+    used = {split: set(chain.from_iterable(values) if task == "multi" else values) for split, values in labels.items()}
     for split, indices in used.items():
-        if unseen := [names[label] for label in sorted(indices - used["train"])]:
-            raise ValueError(f"The labels of the {split} split must occur in the training rows, got {unseen}.")
+        unseen = sorted(indices - used["train"])
+        if unseen and names:
+            got = [names[index] for index in unseen]
+            raise ValueError(f"The labels of the {split} split must occur in the training rows, got {got}.")

@@ -15,8 +15,8 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from .columns import NUMBER, check_columns, find_label_column, find_text_columns, is_label_name, is_missing
 from .cuts import CUTS, cut_validation
-from .labels import Labels, check_trained, index_labels, list_labels, read_label, read_labels, resolve_task
-from .read import Batch, Format, read_batches
+from .labels import Labels, check_trained, index_labels, read_label, read_labels, resolve_task
+from .read import Batch, Format, find_kind, read_batches
 from .sources import choose_splits, find_sources
 
 __all__ = ["TextData", "load_text_data", "read_texts"]
@@ -74,7 +74,7 @@ def load_text_data(
     seed: int = 0,
 ) -> TextData:
     """
-    Loads the splits of a text classification or regression data set.
+    The splits of a text classification or regression data set.
 
     Training rows with an empty text or no label are dropped, with a warning that counts them; in validation and test
     they stay, since a score over fewer rows compares with nothing. A validation or test split without labels (none, or
@@ -121,6 +121,7 @@ def load_text_data(
     if (validation_cut == "newest") != (order_column is not None):
         raise ValueError(f"`order_column` ({order_column!r}) is for `validation_cut` 'newest', got {validation_cut!r}.")
     label_columns = [label_column] if isinstance(label_column, str) else list(label_column or ())
+    text_columns = [text_columns] if isinstance(text_columns, str) else text_columns
     form = Format(delimiter, encoding, no_header, [*(text_columns or ()), *label_columns])
     files = {"train": train_file, "validation": validation_file, "test": test_file}
     name, is_on_hub, sources, class_names = find_sources(dataset, dataset_config, files, form)
@@ -149,7 +150,7 @@ def load_text_data(
     if validation_was_split:
         texts = list(zip(*(rows["train"][name] for name in splits["train"]), strict=True))
         order = [order[index] for index in kept] if order_column is not None else []
-        sets = list_labels(labels["train"], task)
+        sets = [label if task == "multi" else [label] if task == "single" else [] for label in labels["train"]]
         kept, cut = cut_validation(texts, sets, validation_cut, validation_fraction, seed, order)
         rows |= {"validation": take_rows(rows["train"], cut), "train": take_rows(rows["train"], kept)}
         check_trained({split: part["label"] for split, part in rows.items()}, label_names, task)
@@ -203,11 +204,12 @@ def read_texts(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    text_columns = [text_columns] if isinstance(text_columns, str) else text_columns
     batches = read_batches(path, Format(delimiter, encoding, no_header, [*(text_columns or ()), *keep]), batch_size)
     first = next(batches)
     samples = sample_columns([first])
     names = [name for name in samples if name not in keep]
-    is_plain = len(names) == 1 or (Path(first.where).suffixes and ".txt" in Path(first.where).suffixes)
+    is_plain = len(names) == 1 or find_kind(Path(first.where)) == ".txt"
     if text_columns is not None and len(text_columns) == 1 and is_plain:
         text_columns = names[:1]
     columns = find_text_columns(samples, text_columns, list(filter(is_label_name, samples)))

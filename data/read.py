@@ -43,8 +43,8 @@ SAMPLE = 2**18  # bytes or characters from which the encoding and the delimiter 
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
 MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 # The first of those that are equally likely is taken.
-LEGACY = ["cp1252", "cp1257", "cp1255", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1256", "cp874"]
-LEGACY += ["big5", "cp932", "euc_jp", "gb18030", "cp949"]
+LEGACY = ["cp1252", "cp1257", "cp1255", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1256"]
+LEGACY += ["big5", "cp932", "euc_jp", "gb18030", "cp949", "cp874"]
 # How files begin that stand in the place of data.
 STRANGERS = {b"version https://git-lfs": "a Git LFS pointer, whose data `git lfs pull` fetches"}
 STRANGERS |= dict.fromkeys([b"<!doctype html", b"<html", b"<?xml"], "a web page")
@@ -167,7 +167,10 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def open_seekable(path: Path) -> IO[bytes]:
-    return io.BytesIO(open_bytes(path).read()) if path.suffix.lower() in COMPRESSIONS else path.open("rb")
+    if path.suffix.lower() not in COMPRESSIONS:
+        return path.open("rb")
+    with open_bytes(path) as file:
+        return io.BytesIO(file.read())
 
 
 def open_text(path: Path, form: Format, newline: str) -> io.TextIOWrapper:
@@ -340,9 +343,9 @@ def flatten(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_parquet(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
-    with pq.ParquetFile(open_seekable(path)) as file:
-        for batch in file.iter_batches(batch_size):
-            yield from split_table(str(path), pa.Table.from_batches([batch], schema=file.schema_arrow), batch_size)
+    with open_seekable(path) as file, pq.ParquetFile(file) as table:
+        for batch in table.iter_batches(batch_size):
+            yield from split_table(str(path), pa.Table.from_batches([batch], schema=table.schema_arrow), batch_size)
 
 
 def read_arrow(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
@@ -376,11 +379,12 @@ def read_excel(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
         import openpyxl  # type: ignore[import-untyped]
     except ImportError as error:
         raise FileError('Excel files need openpyxl: pip install "wave-network[excel]"') from error
-    book = openpyxl.load_workbook(open_seekable(path), read_only=True, data_only=True)
-    if len(book.worksheets) > 1:
-        logger.warning("Only the first sheet of %r is read: %r.", str(path), book.worksheets[0].title)
-    rows = map(list, book.worksheets[0].iter_rows(values_only=True))
-    yield from name_columns(path, (row for row in rows if set(row) != {None}), form, batch_size)
+    with open_seekable(path) as file:
+        sheet, *others = openpyxl.load_workbook(file, read_only=True, data_only=True).worksheets
+        if others:
+            logger.warning("Only the first sheet of %r is read: %r.", str(path), sheet.title)
+        rows = map(list, sheet.iter_rows(values_only=True))
+        yield from name_columns(path, (row for row in rows if set(row) != {None}), form, batch_size)
 
 
 def read_lines(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:

@@ -149,7 +149,7 @@ def read_object(value: Any, where: str) -> Iterable[Batch]:
     """A Dataset, a frame of pandas or of what speaks Arrow, a dict of columns, dicts, or texts and labels."""
     if isinstance(value, datasets.Dataset):
         value = value.with_format("arrow")[:]
-    elif type(value).__module__.startswith("pandas.") and hasattr(value, "columns"):
+    elif type(value).__module__.split(".")[0] == "pandas" and hasattr(value, "columns"):
         value = value.astype(object).where(value.notna(), None)
         value = {str(name): value.iloc[:, index].tolist() for index, name in enumerate(value.columns)}
     elif hasattr(value, "__arrow_c_stream__"):
@@ -161,7 +161,8 @@ def read_object(value: Any, where: str) -> Iterable[Batch]:
         value = {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain.from_iterable(rows))}
     elif isinstance(value, list | tuple) and [isinstance(part, list | tuple) for part in value] == [True, True]:
         value = dict(zip(("text", "label"), value, strict=True))
-    if not isinstance(value, Mapping) or len({len(column) for column in value.values()}) != 1:
+    is_table = isinstance(value, Mapping) and all(isinstance(column, Sequence) for column in value.values())
+    if not is_table or len(set(map(len, value.values()))) != 1:
         kinds = "a DataFrame, a Dataset, a dict of columns of one length, a list of dicts, or (texts, labels)"
         raise ValueError(f"`dataset` must be a name or {kinds}, got {type(value).__name__} for {where}.")
     return [Batch(where, {str(name): list(column) for name, column in value.items()})]

@@ -28,7 +28,6 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data, settings = read_data(DataArguments(dataset)), ModelArguments()
     tokenizer = get_tokenizer(settings, data)
-    arguments = RunArguments(str(folder), num_train_epochs=5, save_strategy="no", disable_tqdm=True)
 
     def make_model(trial: optuna.Trial | None) -> PreTrainedModel:
         model = get_model(settings, tokenizer, data.label_names)
@@ -37,7 +36,7 @@ def main() -> None:
 
     trainer = WaveTrainer(
         model_init=make_model,
-        args=arguments,
+        args=RunArguments(str(folder), num_train_epochs=5, save_strategy="no", disable_tqdm=True),
         train_dataset=encode(data.train, tokenizer),
         eval_dataset=encode(data.validation, tokenizer),
         processing_class=tokenizer,
@@ -52,11 +51,9 @@ def main() -> None:
         study_name="sweep",
         storage=f"sqlite:///{folder / 'trials.db'}",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=0),
     )
     words = " ".join(f"--{name} {value}" for name, value in best.hyperparameters.items())
-    print(f"Best: {best.objective:.4f} in validation. To train and test with it:")
-    print(f"  wave-network finetune --dataset {dataset} {words}")
+    print(f"Best: {best.objective:.4f} in validation. To test it:\n  wave-network finetune --dataset {dataset} {words}")
 
 
 if __name__ == "__main__":
