@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from .modeling_wave import WavePreTrainedModel as WavePreTrainedModel
     from .tokenization import load_wave_tokenizer as load_wave_tokenizer
     from .tokenization import train_wave_tokenizer as train_wave_tokenizer
+    from .training.distil import DistilArguments as DistilArguments
+    from .training.distil import distil as distil
 
 __version__ = "0.1.0"
 
-# Public names, by the room that has them: each is imported when it is first asked for.
-_ROOMS = {
+# The English encoder that comes with the package: a folder for `AutoModel` and `SentenceTransformer`.
+ENGLISH = Path(__file__).resolve().parent / "english"
+
+# Public names, by the module that has them: each is imported when it is first asked for.
+_MODULES = {
+    "DistilArguments": "training.distil",
     "WaveConfig": "configuration",
     "WaveForMaskedLM": "modeling_wave",
     "WaveForMultipleChoice": "modeling_wave",
@@ -32,16 +38,17 @@ _ROOMS = {
     "WaveForTokenClassification": "modeling_wave",
     "WaveModel": "modeling_wave",
     "WavePreTrainedModel": "modeling_wave",
+    "distil": "training.distil",
     "load_wave_tokenizer": "tokenization",
     "train_wave_tokenizer": "tokenization",
 }
-__all__ = [*_ROOMS, "register"]
+__all__ = ["ENGLISH", *_MODULES, "register"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_ROOMS[name]}", __name__), name)
+    value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value
 
@@ -62,7 +69,9 @@ def register() -> None:
     for head in ("MaskedLM", "MultipleChoice", "QuestionAnswering", "SequenceClassification", "TokenClassification"):
         auto_class = getattr(transformers, f"AutoModelFor{head}")
         auto_class.register(WaveConfig, getattr(modeling_wave, f"WaveFor{head}"), exist_ok=True)
-    transformers.AutoTokenizer.register(WaveConfig, fast_tokenizer_class=transformers.BertTokenizer, exist_ok=True)
+    transformers.AutoTokenizer.register(
+        WaveConfig, fast_tokenizer_class=transformers.PreTrainedTokenizerFast, exist_ok=True
+    )
 
 
 def _is_command() -> bool:

@@ -13,6 +13,10 @@ VERBS = {
     "finetune": ("train a classifier on your texts and leave a run folder", "--dataset reviews.csv"),
     "predict": ("classify a file of texts", "runs/reviews --file new_reviews.csv"),
     "export": ("write a classifier that runs without transformers", "runs/reviews --format onnx"),
+    "distil": (
+        "teach a new encoder what another one knows",
+        "--teacher TEACHER --texts news.txt --output_dir encoder",
+    ),
     "push": ("put a finished run folder on the Hub", "runs/reviews you/reviews"),
     "analyze": ("study how a trained model works", "waves --model runs/reviews --text 'a text to look into'"),
 }
@@ -177,6 +181,12 @@ def run_export(words: list[str]) -> None:
     from .inference.export import ExportArguments, export_model
 
     print(f"Written: {export_model(*parse('export', [ExportArguments], words, first='model'))}")
+
+
+def run_distil(words: list[str]) -> None:
+    from .training.distil import DistilArguments, distil
+
+    print(f"Written: {distil(*parse('distil', [DistilArguments], words))}")
 
 
 def run_push(words: list[str]) -> None:

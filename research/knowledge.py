@@ -227,7 +227,7 @@ def run(arguments: argparse.Namespace, name: str, seed: int) -> None:
         work_dir=str(arguments.work),
         tokenizer=arguments.tokenizer,
         max_passages=arguments.passages,
-        config=form.config,
+        model_config=form.config,
         seed=0,
         eval_steps=10_000,
         disable_tqdm=True,

@@ -18,7 +18,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    BertTokenizer,
+    PreTrainedTokenizerFast,
 )
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
@@ -255,7 +255,7 @@ def test_importing_the_package_registers_the_auto_classes():
         name = auto_class.__name__.replace("AutoModel", "Wave")
         assert type(auto_class.from_config(config)) is getattr(wave_network, name)
         assert config.auto_map[auto_class.__name__] == f"modeling_wave.{name}"
-    assert TOKENIZER_MAPPING[WaveConfig] is BertTokenizer
+    assert TOKENIZER_MAPPING[WaveConfig] is PreTrainedTokenizerFast
 
 
 LOADED = """

@@ -274,7 +274,7 @@ def test_half_precision_halves_the_file_and_loads_as_float32(teacher, files, tmp
         ({"held_out": 5000}, ValueError, ["held_out", "5000", "passages"]),
         ({"max_words": 3}, ValueError, ["max_words", "3", "at least 5"]),
         ({"licenses": ["CC0"]}, ValueError, ["licenses", "2", "1"]),
-        ({"config": '{"magnitude": "l3"}'}, ValueError, ["magnitude", "l3"]),
+        ({"model_config": '{"magnitude": "l3"}'}, ValueError, ["magnitude", "l3"]),
     ],
     ids=str,
 )

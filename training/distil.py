@@ -70,7 +70,7 @@ class DistilArguments:
     )
     vocab_size: int = field(default=20_000, metadata={"help": "Vocabulary of a tokenizer that is trained here."})
     hidden_size: int = field(default=256, metadata={"help": "Width of the encoder."})
-    config: dict | str | None = field(default=None, metadata={"help": "Other fields of WaveConfig, as JSON."})
+    model_config: dict | str | None = field(default=None, metadata={"help": "Other fields of WaveConfig, as JSON."})
     min_words: int = field(default=5, metadata={"help": "Words of the shortest passage."})
     max_words: int = field(default=64, metadata={"help": "Words of the longest; a longer text becomes several."})
     max_passages: int | None = field(default=None, metadata={"help": "Passages to learn from. Default: all."})
@@ -92,7 +92,9 @@ class DistilArguments:
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
 
     def __post_init__(self) -> None:
-        self.fields: dict[str, Any] = json.loads(self.config) if isinstance(self.config, str) else self.config or {}
+        self.fields: dict[str, Any] = (
+            json.loads(self.model_config) if isinstance(self.model_config, str) else self.model_config or {}
+        )
         least = {"min_words": 1, "max_words": self.min_words, "held_out": 1, "batch_size": 2, "max_length": 3}
         for name, number in least.items():
             if getattr(self, name) < number:
@@ -112,7 +114,7 @@ class DistilArguments:
         try:
             return WaveConfig(**fields | {"hidden_size": self.hidden_size} | self.fields | settings)
         except (StrictDataclassError, TypeError) as error:
-            raise ValueError(f"`config` {self.config} does not fit WaveConfig: {error}") from error
+            raise ValueError(f"`model_config` {self.model_config} does not fit WaveConfig: {error}") from error
 
     @property
     def has_vectors(self) -> bool:
@@ -461,7 +463,8 @@ def describe(arguments: DistilArguments, wave: WaveModel, metrics: dict[str, Any
         for (name, share), each in zip(names, terms, strict=True)
     ]
     hashes = [{"file": name, "sha256": value} for name, value in metrics["teacher_sha256"].items()]
-    said = vars(arguments) | metrics | {"texts": write_table(texts), "hashes": write_table(hashes)}
+    teacher = Path(arguments.teacher).name if Path(arguments.teacher).exists() else arguments.teacher
+    said = vars(arguments) | metrics | {"teacher": teacher, "texts": write_table(texts), "hashes": write_table(hashes)}
     return CARD.format(**said, parameters=f"{wave.num_parameters():,}", size=wave.config.hidden_size)
 
 

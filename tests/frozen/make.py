@@ -10,35 +10,44 @@ import json
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import wave_old as old
 from safetensors.torch import save_file
 from transformers.utils import logging
+from wave_old.training.data import load_text_data
 
 logging.set_verbosity_error()
 torch.set_num_threads(1)
 out = Path(sys.argv[1])
 SHAPES = {
-    "finetune": dict(
-        hidden_size=128,
-        conv_kernel_size=3,
-        vocab_size=200,
-        num_labels=5,
-        hidden_dropout_prob=0.0,
-        max_position_embeddings=64,
-    ),
-    "recipe": dict(
-        hidden_size=48,
-        conv_kernel_size=3,
-        vocab_size=200,
-        num_labels=5,
-        hidden_dropout_prob=0.0,
-        ngram_vocab_size=500,
-        wave_operation="interference",
-        position_embedding_type="none",
-        restore="magnitude",
-    ),
-    "paper": dict(hidden_size=64, vocab_size=200, num_labels=5, hidden_dropout_prob=0.0, max_position_embeddings=64),
+    "finetune": {
+        "hidden_size": 128,
+        "conv_kernel_size": 3,
+        "vocab_size": 200,
+        "num_labels": 5,
+        "hidden_dropout_prob": 0.0,
+        "max_position_embeddings": 64,
+    },
+    "recipe": {
+        "hidden_size": 48,
+        "conv_kernel_size": 3,
+        "vocab_size": 200,
+        "num_labels": 5,
+        "hidden_dropout_prob": 0.0,
+        "ngram_vocab_size": 500,
+        "wave_operation": "interference",
+        "position_embedding_type": "none",
+        "restore": "magnitude",
+    },
+    "paper": {
+        "hidden_size": 64,
+        "vocab_size": 200,
+        "num_labels": 5,
+        "hidden_dropout_prob": 0.0,
+        "max_position_embeddings": 64,
+    },
 }
 
 
@@ -48,11 +57,11 @@ def batches():
         n = torch.randint(3, 60, (16,), generator=g)
         L = int(n.max())
         mask = (torch.arange(L)[None] < n[:, None]).long()
-        yield dict(
-            input_ids=torch.randint(1, 200, (16, L), generator=g) * mask,
-            attention_mask=mask,
-            labels=torch.randint(0, 5, (16,), generator=g),
-        )
+        yield {
+            "input_ids": torch.randint(1, 200, (16, L), generator=g) * mask,
+            "attention_mask": mask,
+            "labels": torch.randint(0, 5, (16,), generator=g),
+        }
 
 
 for name, shape in SHAPES.items():
@@ -85,8 +94,6 @@ for name, shape in SHAPES.items():
     save_file(kept, folder / "expected.safetensors")
 
 # --- the reader
-from wave_old.training.data import load_text_data
-
 r = out / "reader"
 r.mkdir(parents=True)
 
@@ -131,9 +138,6 @@ w(r / "strings.csv.gz", rows)
 w(r / "strings.tsv", rows, "\t")
 (r / "strings.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
 (r / "strings.json").write_text(json.dumps(rows))
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 pq.write_table(pa.Table.from_pylist(rows), r / "strings.parquet")
 w(r / "integers.csv", [{"id": i, "label": i % 4, "review": f"text {i} of words"} for i in range(40)])
 w(r / "pairs.csv", [{"sentence1": f"a first {i}", "sentence2": f"a second {i}", "label": i % 2} for i in range(30)])
@@ -163,16 +167,16 @@ for name in [
     "hidden",
 ]:
     d = load_text_data(r / name)
-    golden[name] = dict(
-        label_names=d.label_names,
-        text_columns=d.text_columns,
-        label_column=d.label_column,
-        fingerprint=d.fingerprint,
-        validation_was_split=d.validation_was_split,
-        splits={
+    golden[name] = {
+        "label_names": d.label_names,
+        "text_columns": d.text_columns,
+        "label_column": d.label_column,
+        "fingerprint": d.fingerprint,
+        "validation_was_split": d.validation_was_split,
+        "splits": {
             s: [list(row.values()) for row in t]
             for s, t in (("train", d.train), ("validation", d.validation), ("test", d.test))
             if t is not None
         },
-    )
+    }
 (r / "golden.json").write_text(json.dumps(golden, ensure_ascii=False, indent=0))
