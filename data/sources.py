@@ -89,11 +89,11 @@ def find_in_folder(folder: Path, form: Format) -> Sources:
         return find_objects(datasets.load_from_disk(str(folder)))
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("[!.]*")):
-        is_data = file.is_file() and file.name != "classes.txt" and find_kind(file) in READERS
-        if is_data and ".predictions." not in file.name:  # which `predict` has written beside its input
+        is_split = file.is_file() and file.name != "classes.txt" and ".predictions." not in file.name
+        if is_split and (file.suffix == ".zip" or find_kind(file) in READERS):
             found.setdefault(PART.sub("", file.name.split(".")[0]), []).append(file)
     if "train" not in map(find_split, found):
-        for pattern in ("*/*/*.txt", "*/*.txt"):  # train/sport/1.txt, or sport/1.txt without splits
+        for pattern in ("[!.]*/[!.]*/[!.]*.txt", "[!.]*/[!.]*.txt"):  # train/sport/1.txt, or sport/1.txt
             splits: dict[str, list[Path]] = {}
             for file in sorted(folder.glob(pattern)):
                 splits.setdefault(file.parent.parent.name if pattern.count("/") > 1 else "train", []).append(file)

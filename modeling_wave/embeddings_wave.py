@@ -12,7 +12,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..configuration.configuration_wave import WaveConfig
-from .fused_wave import is_traced
+from .fused_wave import clear_padding, is_traced
 from .ops_wave import index_texts
 
 logger = logging.get_logger(__name__)
@@ -117,10 +117,8 @@ class WaveConvolution(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, tokens: WaveTokens) -> torch.Tensor:
         own_BLD = hidden_states
-        if tokens.mask_BL is not None and tokens.inputs_embeds is not None:  # NaN may stand at padding
-            own_BLD = own_BLD.masked_fill(~tokens.mask_BL[..., None], 0)
-        elif tokens.mask_BL is not None:  # a product is much faster on a CPU
-            own_BLD = own_BLD * tokens.mask_BL[..., None].to(own_BLD.dtype)
+        if tokens.mask_BL is not None:
+            own_BLD = clear_padding(own_BLD, tokens.mask_BL)
         if tokens.cu_seq_lens is None:
             return hidden_states + self.convolve(own_BLD)
         # Packed texts are kept apart by zeros between them.

@@ -1,8 +1,8 @@
-"""Speed, memory and numerical error beside other models: `python -m research.bench`. Nothing else should run.
+"""Speed, memory and numerical error beside other models: `python -m research.bench`.
 
-The cases of a group take turns, A B C A B C, in one process, so that the noise of the machine meets all alike; what
-counts is the ratio within a round. Peak memory is measured in a process of its own. The lines of a run are appended to
-results/bench.jsonl when all are measured. One run takes about ten minutes on two cores.
+What is timed is the processor time of one thread, which other work on the machine hardly changes. The cases of a group
+take turns, A B C A B C, in one process, and what counts is the ratio within a round. Peak memory is measured in a
+process of its own. The lines of a run, after about ten minutes, are appended to results/bench.jsonl together.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import gc
 import itertools
 import math
 import random
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -174,12 +175,12 @@ def multiply(case: Case) -> Callable[[], object]:
 
 
 def time_group(cases: list[Case], stream: torch.Tensor) -> list[dict[str, Any]]:
-    """The milliseconds of a step in each round."""
+    """The milliseconds of processor time that a step takes in each round."""
     made = [make_step(case, make_batches(case, stream)) for case in cases]
     times: list[list[float]] = [[] for _ in cases]
     for _ in range(ROUNDS):
         for place, (step, _) in enumerate(tqdm(made, disable=None)):
-            timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
+            timer = Timer("step()", globals={"step": step}, timer=time.process_time, num_threads=1)
             # It begins with a call that does not count.
             times[place].append(1000 * timer.blocked_autorange(min_run_time=SECONDS_A_VISIT).median)
     return [
@@ -196,10 +197,9 @@ def count_parameters(model: Any) -> dict[str, int]:
     return {"parameters": total, "core_parameters": core}
 
 
-def weigh(case: Case, batches: list[Batch], threads: int) -> float:
+def weigh(case: Case, batches: list[Batch]) -> float:
     """The peak memory in MiB of two steps: what the process needs above what it has after a step of a tiny model."""
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    set_up()
     small = Case("tiny BERT", case.mode, batch=2, length=8)
     make_step(small, make_batches(small, batches[0]["input_ids"].flatten()))[0]()
     gc.collect()
@@ -219,8 +219,13 @@ def read_memory(field: str) -> float:
 def weigh_apart(case: Case, stream: torch.Tensor) -> dict[str, Any]:
     """`weigh` in a fresh process: the peak of a process never falls."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        made = pool.submit(weigh, case, make_batches(case, stream)[:2], torch.get_num_threads())
+        made = pool.submit(weigh, case, make_batches(case, stream)[:2])
         return {**asdict(case), "mib": round(made.result(), 1)}
+
+
+def set_up() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as in training
 
 
 def measure() -> list[dict[str, Any]]:
@@ -236,12 +241,9 @@ def measure() -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, help="threads (default: all cores)")
     parser.add_argument("--results", type=Path, default=RESULTS / "bench.jsonl", help="file of result lines")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    torch.set_flush_denormal(True)  # as in training
+    set_up()
     where = {"run": uuid.uuid4().hex[:8], **describe_measurement()}
     for line in measure():
         append_line(arguments.results, where | line)

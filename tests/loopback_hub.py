@@ -70,8 +70,6 @@ class LoopbackHub:
         url: Its address, for HF_ENDPOINT.
         repositories: The repositories by name.
         requests: Method and path of each request so far.
-        failures: How many of the next requests of a kind to answer with 500: `{"upload": 2, "commit": 1}`. An upload
-            is the PUT of a large file.
     """
 
     def __init__(self, token: str | None = None):
@@ -79,7 +77,6 @@ class LoopbackHub:
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
-        self.failures: dict[str, int] = {}
         self.lock = threading.RLock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -97,11 +94,6 @@ class LoopbackHub:
         repository = self.repositories[name]
         tree = repository.commits[repository.refs.get(revision, revision)]
         return {path: file.data for path, file in sorted(tree.items())}
-
-    def should_fail(self, kind: str) -> bool:
-        left = self.failures.get(kind, 0)
-        self.failures[kind] = max(left - 1, 0)
-        return left > 0
 
 
 class HubError(Exception):
@@ -170,10 +162,6 @@ class Handler(BaseHTTPRequestHandler):
         given = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.hub.token and given != self.hub.token and (given or self.command == "POST"):
             raise HubError(401, "Invalid credentials in Authorization header")
-
-    def fail_if_asked(self, kind: str) -> None:
-        if self.hub.should_fail(kind):
-            raise HubError(500, f"The loopback Hub was asked to fail at this {kind}")
 
     def find(self, name: str) -> Repository:
         if name not in self.hub.repositories:
@@ -286,7 +274,6 @@ class Handler(BaseHTTPRequestHandler):
         self.answer_json({"transfer": "basic", "objects": objects})
 
     def put_object(self, body: bytes, oid: str) -> None:
-        self.fail_if_asked("upload")
         if hashlib.sha256(body).hexdigest() != oid:
             raise HubError(400, "The content does not match the SHA-256 in the address")
         self.hub.objects[oid] = body
@@ -299,7 +286,6 @@ class Handler(BaseHTTPRequestHandler):
         self.answer_json({})
 
     def commit(self, body: bytes, name: str, revision: str) -> None:
-        self.fail_if_asked("commit")
         repository = self.find(name)
         _, tree = self.find_commit(name, revision)
         tree = dict(tree)

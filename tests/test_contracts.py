@@ -209,6 +209,9 @@ def test_heads_add_these_keys():
 
 def test_public_names():
     assert set(wave_network.__all__) == {
+        "DistilArguments",
+        "ENGLISH",
+        "distil",
         "WaveConfig",
         "WaveForMaskedLM",
         "WaveForMultipleChoice",

@@ -129,6 +129,8 @@ def test_folders_of_classes(tmp_path: Path, pattern: str, caplog: pytest.LogCapt
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(row["text"].encode("cp1252"))
     (tmp_path / "readme.txt").write_text("about these data")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "1.txt").write_text("of another program")
     if "split" in pattern:
         __import__("shutil").rmtree(tmp_path / "test" / "unsup")
     data = load_text_data(tmp_path)
@@ -139,11 +141,11 @@ def test_folders_of_classes(tmp_path: Path, pattern: str, caplog: pytest.LogCapt
 
 
 def test_several_files_and_what_predict_left_beside_them(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    for name in ("train.csv", "other.csv", "test.csv", "test.csv.predictions.csv"):
-        write_table(tmp_path / name, ROWS if name == "train.csv" else ROWS[:9])
+    for name in ("train.csv", "other.csv", "test.csv", "test.csv.predictions.csv", "zipped.zip"):
+        write_table(tmp_path / name, ROWS if name == "train.csv" else ROWS[:9], compression=None)
     data = load_text_data(tmp_path)
     assert (len(data.train) + len(data.validation), data.test and len(data.test)) == (60, 9)
-    assert "The splits ['other'] of" in caplog.text
+    assert "The splits ['other', 'zipped'] of" in caplog.text
     files = {"train_file": tmp_path / "train.csv", "validation_file": tmp_path / "other.csv"}
     data = load_text_data(**files, test_file=tmp_path / "test.csv")
     assert (data.name, [len(split or ()) for split in (data.train, data.validation, data.test)]) == (
