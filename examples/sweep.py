@@ -28,6 +28,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data, settings = read_data(DataArguments(dataset)), ModelArguments()
     tokenizer = get_tokenizer(settings, data)
+    arguments = RunArguments(str(folder), num_train_epochs=5, save_strategy="no", disable_tqdm=True)
+    arguments.resolve_numbers(len(data.train), is_new=True)
 
     def make_model(trial: optuna.Trial | None) -> PreTrainedModel:
         model = get_model(settings, tokenizer, data.label_names)
@@ -36,7 +38,7 @@ def main() -> None:
 
     trainer = WaveTrainer(
         model_init=make_model,
-        args=RunArguments(str(folder), num_train_epochs=5, save_strategy="no", disable_tqdm=True),
+        args=arguments,
         train_dataset=encode(data.train, tokenizer),
         eval_dataset=encode(data.validation, tokenizer),
         processing_class=tokenizer,

@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 from .card import write_card
 
 NEEDED = ("config.json", "metrics.json", "model.safetensors", "tokenizer.json")
-LEFT_HERE = ["checkpoint-*", "training_args.bin", "_saving-*", ".*.tmp", "trackio/*", "wandb/*"]
+LEFT_HERE = ["checkpoint-*", "training_args.bin", "_saving-*", "teacher-*", ".*.tmp", "trackio/*", "wandb/*"]
 
 
 def push_run(

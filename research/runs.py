@@ -79,7 +79,10 @@ def train(
             maker = None if kind == "wave" and not others else choose_maker(kind, others)
             settings = {"seed": seed, "resume_from_checkpoint": "last", **training}
             finetune(
-                DataArguments(**rows), ModelArguments(**known), RunArguments(str(folder), **settings), make_model=maker
+                DataArguments(**rows),
+                ModelArguments(**{"model": "none", **known}),
+                RunArguments(str(folder), **settings),
+                make_model=maker,
             )
     for path in folder.iterdir():
         # Checkpoints are large, and the rest of a baseline would load as a Wave Network.

@@ -122,7 +122,9 @@ def finetune(
             compute_loss_func=compute_loss_func or make_loss(arguments, rows["labels"], len(data.label_names)),
         )
 
-    choice, is_crossed = None, False
+    is_crossed = False
+    choice: Choice | None = None
+    logits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     if make_model is None and is_encoder(model.config):
         is_crossed = is_cross_validated(data, data_arguments, arguments)
         if is_crossed:
@@ -130,8 +132,9 @@ def finetune(
             encoded["train"] = concatenate_datasets([encoded["train"], encoded.pop("validation")])
             arguments.set({"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False})
         choice = start_from_encoder(model, data, encoded["train"], arguments, make_trainer)
-        if is_crossed:
+        if is_crossed and choice is not None:
             data = replace(data, validation=data.train.select(choice.rows))
+            logits["validation"] = choice.logits, np.asarray(data.validation["label"])
     arguments.resolve_numbers(len(data.train), is_new)
     settings = describe_settings(model_arguments, arguments, model.config, tokenizer)
     if compute_loss_func is not None:
@@ -160,10 +163,7 @@ def finetune(
     fold_subwords(model)
 
     if arguments.save_dtype == "float16":
-        model.to(torch.float16).to(torch.float32)  # what is measured is what is saved
-    logits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    if is_crossed:
-        logits["validation"] = choice.logits, np.asarray(data.validation["label"])
+        model.half().float()  # what is measured is what is saved
     for name in [name for name in ("validation", "test") if name in encoded]:
         prediction = trainer.predict(encoded[name], metric_key_prefix="eval" if name == "validation" else name)
         logits[name] = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)

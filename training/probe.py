@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ def choose(
         candidates: Settings of the fine-tunings.
         make_trainer: Makes the trainer of a model, settings and rows.
     """
-    classes, is_balanced = model.config.num_labels, arguments.class_weights == "balanced"
+    classes, is_balanced = cast(int, model.config.num_labels), arguments.class_weights == "balanced"
     labels, vectors = np.asarray(encoded["labels"]), embed(model, encoded, arguments, make_trainer)
     folds = cut_folds(labels, texts, arguments.seed)
     rows = np.concatenate([held for _, held in folds])
@@ -156,7 +156,7 @@ def embed(model: PreTrainedModel, encoded: Dataset, arguments: RunArguments, mak
 
 def shrink(model: PreTrainedModel, encoded: Dataset) -> PreTrainedModel:
     """A copy with only those tokens in its table that occur: it learns the same, and a step costs much less."""
-    small, table = copy.deepcopy(model), model.get_input_embeddings()
+    small, table = copy.deepcopy(model), cast(nn.Embedding, model.get_input_embeddings())
     used = torch.tensor(sorted({table.padding_idx or 0, *chain.from_iterable(encoded["input_ids"])}))
     places = torch.zeros(table.num_embeddings, dtype=torch.long, device=table.weight.device)
     places[used] = torch.arange(len(used), device=places.device)
