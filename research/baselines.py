@@ -143,6 +143,7 @@ def choose_maker(kind: str, others: Mapping[str, Any]) -> Callable[..., PreTrain
         arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str]
     ) -> PreTrainedModel:
         settings = {name: value for name, value in vars(arguments).items() if value is not None}
+        settings.setdefault("hidden_dropout_prob", WaveConfig.hidden_dropout_prob)
         if config_class is not WaveConfig:
             settings["intermediate_size"] = 4 * arguments.hidden_size
         settings = {name: value for name, value in settings.items() if hasattr(config_class, name)}
