@@ -97,7 +97,7 @@ def test_settings_come_from_a_file_and_the_command_line_goes_before_it(tmp_path:
         (["--dataset", "a", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["--dataset", "a", "--class_weights", "even"], "invalid choice: 'even'"),
         (["--seed", "1"], "One of `dataset` and `train_file` must be given"),
-        (["a.csv"], "One of `dataset` and `train_file` must be given"),
+        (["a.csv"], "unknown setting a.csv"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--config", "list.yaml"], "--config 'list.yaml' must hold lines of `name: value`"),
         (["--config", "broken.yaml"], "--config 'broken.yaml' is not YAML"),
