@@ -53,7 +53,7 @@ class Recipe:
         about: What it is, in a line.
         kind: "wave", or a baseline in baselines.py.
         model: `ModelArguments`, and fields of the model's config beyond them. `model` names another recipe: training
-            starts from its run with the same seed.
+            starts from its run with the same seed. Without it the model is new.
         training: `RunArguments`.
         rows: `DataArguments` beyond those of the data set.
         claim: The number to compare with.

@@ -87,10 +87,9 @@ def describe_settings(recipe: Recipe) -> dict[str, Settings]:
 
 def run_seed(recipe: Recipe, seed: int, data: Path | None, tokenizer: str | None, output: Path) -> dict[str, Any]:
     """One seed, as a result line."""
-    folder, model = output / recipe.name / f"seed-{seed}", dict(recipe.model)
+    folder, start = output / recipe.name / f"seed-{seed}", recipe.model.get("model")
     check_folder(folder.parent, recipe)
-    if "model" in model:
-        model["model"] = str(output / model["model"] / f"seed-{seed}")
+    model = recipe.model | {"model": str(output / start / f"seed-{seed}") if start else "none"}
     if "tokenizer" in model and tokenizer is not None:
         model["tokenizer"] = tokenizer
     rows = locate_rows(DATA_SETS[recipe.data], data) | recipe.rows

@@ -363,8 +363,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "distances": make_distances,
     "readings": make_readings,
     "classification": make_classification,
-    "defaults": lambda: make_pivot("defaults", "validation_accuracy", shared=["packing"]),
-    "choices": lambda: make_pivot("choices", "accuracy", shared=["packing", "num_train_epochs", "conv_kernel_size"]),
+    "defaults": lambda: make_pivot("defaults", "validation_accuracy", shared=["model", "packing"]),
+    "choices": lambda: make_pivot(
+        "choices", "accuracy", shared=["model", "packing", "num_train_epochs", "conv_kernel_size"]
+    ),
     "few rows": lambda: make_pivot("few-rows", "accuracy"),
     "dropout": make_dropout,
     "bars": lambda: write_table(describe_bars(read_bench())),

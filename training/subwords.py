@@ -95,7 +95,7 @@ def mark_words(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
     special token or a single byte. None if its tokens do not say where a word begins.
     """
     spellings = spell(tokenizer)
-    return spellings and ["<" * begins + f"{text}>" if text else "" for text, begins in spellings]
+    return None if spellings is None else ["<" * begins + f"{text}>" if text else "" for text, begins in spellings]
 
 
 def resolve_subwords(buckets: int | None, tokenizer: PreTrainedTokenizerBase, is_new: bool) -> int:
