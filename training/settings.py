@@ -26,6 +26,8 @@ MAX_LENGTH = 512
 # Up to so many rows no validation rows are split off: all are trained on, and cross-validated before. Not if one of
 # these settings is given.
 FEW = 5000
+# Of a model that starts from an encoder.
+DROPOUT = 0.3
 OF_FINETUNING = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
 OF_VALIDATION = (
     *("validation_fraction", "validation_cut", "eval_strategy", "eval_steps", "save_strategy", "save_steps"),
@@ -119,6 +121,16 @@ class ModelArguments:
         default=None,
         metadata={"help": "Tokenizer: folder, name on the Hub, or vocabulary file. Default: trained on the texts."},
     )
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Classifier of the same classes (folder, name) whose logits are learned; or a sentence encoder, "
+            "which is fine-tuned first."
+        },
+    )
+    unlabelled: list[str] | None = field(
+        default=None, metadata={"help": "Files of texts that the teacher is asked about, beside the training rows."}
+    )
     vocab_size: int = field(default=8192, metadata={"help": "Vocabulary of a tokenizer that is trained here."})
     max_length: int | None = field(
         default=None,
@@ -183,6 +195,8 @@ class ModelArguments:
             )
         if self.tokenizer is not None and "vocab_size" in changed:
             raise ValueError(f"`vocab_size` ({self.vocab_size}) is for a new tokenizer; `tokenizer` has its own.")
+        if self.unlabelled and self.teacher is None:
+            raise ValueError(f"`unlabelled` ({self.unlabelled}) is for a `teacher`: give both.")
         for name in ("ngram_size", "ngram_hidden_size"):
             if name in changed and self.ngram_vocab_size is None:
                 raise ValueError(f"`{name}` ({changed[name]}) is for `ngram_vocab_size`: give both.")
@@ -396,15 +410,11 @@ def set_quietly(arguments: RunArguments, settings: Mapping[str, Any]) -> RunArgu
 
 
 def suggest_finetunings(rows: int) -> list[dict[str, Any]]:
-    """Fine-tunings of an encoder on so many training rows; from few rows the best by cross-validation is taken."""
+    """Fine-tunings of an encoder for so many training rows. If there are several, cross-validation chooses."""
     batch = 8 if rows < 200 else 16 if rows < 1000 else 32
-    epochs = 20.0 if rows < 200 else 10.0 if rows <= FEW else 5.0
-    common = {"per_device_train_batch_size": batch, "num_train_epochs": epochs}
-    return [{"learning_rate": rate, **common} for rate in (1e-3, 3e-4)]
-
-
-def suggest_dropout() -> float:
-    return 0.3
+    epochs = 20.0 if rows < 32 else EPOCHS if rows <= FEW else 5.0
+    common = {"num_train_epochs": epochs, "per_device_train_batch_size": batch}
+    return [{"learning_rate": rate, **common} for rate in (RATE, RATE / 2)[rows > FEW : 1 if rows < 200 else None]]
 
 
 def find_changed(settings: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
