@@ -26,6 +26,7 @@ from transformers import (
 
 from ..configuration import WaveConfig
 from ..data.load import TextData, load_text_data
+from ..data.tokens import Losses
 from ..files import read_json, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
@@ -105,11 +106,13 @@ def finetune(
     arguments.subword_buckets = resolve_subwords(arguments.subword_buckets, tokenizer, is_new)
     set_seed(arguments.seed)
     model = (make_model or get_model)(model_arguments, tokenizer, data.label_names)
+    model.config.update({"text_columns": data.text_columns, "label_column": data.label_column})  # for predict
     check_model(model, arguments)
     counts = count_parameters(model)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    losses = Losses(tokenizer)
     with arguments.main_process_first(desc="tokenize"):
-        encoded = {name: encode(split, tokenizer) for name, split in splits.items() if split is not None}
+        encoded = {name: encode(split, tokenizer, losses) for name, split in splits.items() if split is not None}
 
     def make_trainer(model: PreTrainedModel, arguments: RunArguments, rows: Dataset) -> WaveTrainer:
         return WaveTrainer(
@@ -159,7 +162,7 @@ def finetune(
         write_json(folder / BEGUN, begun)
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        print_summary(model, counts, data, folder)
+        print_summary(model, counts, data, folder, losses)
     if is_taught:
         compute_loss_func = TeacherLoss(make_loss(arguments, data.train["label"], len(data.label_names)))
         with arguments.main_process_first(desc="ask the teacher"):
@@ -201,7 +204,7 @@ def finetune(
 
 def name_run(arguments: DataArguments) -> str:
     """What a folder is called after its data."""
-    return Path(os.path.abspath(arguments.dataset)).name.lstrip(".").split(".")[0]
+    return Path(os.path.abspath(arguments.dataset or arguments.train_file or "")).name.lstrip(".").split(".")[0]
 
 
 def name_function(function: Callable) -> str:
@@ -291,8 +294,7 @@ def load_stopped(trainer: WaveTrainer, checkpoint: Path) -> bool:
 
 
 def read_data(arguments: DataArguments) -> TextData:
-    settings = asdict(arguments)
-    data = load_text_data(settings.pop("dataset"), **settings)
+    data = load_text_data(**asdict(arguments))
     if data.task != "single":
         raise ValueError(f"`label_column` {data.label_column!r} must hold one label a row, got the task {data.task!r}.")
     if not data.validation_was_split and "validation_fraction" in find_changed(arguments):
@@ -394,21 +396,21 @@ def check_model(model: PreTrainedModel, arguments: RunArguments) -> None:
         find_classifier(model)
 
 
-def encode(split: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def encode(split: Dataset, tokenizer: PreTrainedTokenizerBase, losses: Losses | None = None) -> Dataset:
     """The rows as token ids, with their length for length grouping and without the text."""
 
     def encode_rows(rows: dict[str, list]) -> dict[str, list]:
         encoding = tokenizer(rows["text"], rows.get("text_pair"), truncation=True)
+        if losses is not None:
+            losses.count(encoding)
         return {**encoding, "length": [len(ids) for ids in encoding["input_ids"]], "labels": rows["label"]}
 
     return split.map(encode_rows, batched=True, remove_columns=split.column_names, desc="Tokenizing")
 
 
-def print_summary(model: PreTrainedModel, counts: dict[str, int], data: TextData, folder: Path) -> None:
-    test = f", {len(data.test):,} test" if data.test is not None else ""
+def print_summary(model: PreTrainedModel, counts: dict[str, int], data: TextData, folder: Path, losses: Losses) -> None:
+    print(*(f"{data.name}: {data.found}", *losses.describe(": --max_length")), sep="\n")
     print(
-        f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation{test} rows, "
-        f"{len(data.label_names)} classes\n"
         f"{type(model).__name__}: {counts['parameters']:,} parameters "
         f"(core {counts['core_parameters']:,}, table {counts['table_parameters']:,})\n"
         f"Run folder: {folder}"

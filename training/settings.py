@@ -56,18 +56,33 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    dataset: str = field(
+    dataset: str | None = field(
+        default=None,
         metadata={
-            "help": "File (CSV, TSV, JSON, JSON lines, Parquet; compressed too), folder with train/validation/test "
-            "files, name on the Hub, or bbc_news."
-        }
+            "help": "File (CSV, Excel, JSON, JSON lines, Parquet ...; compressed too), its address on the web, folder "
+            "with train/validation/test files, or with a folder of texts for each class, name on the Hub, or bbc_news."
+        },
     )
+    train_file: str | None = field(default=None, metadata={"help": "File to train on, in place of --dataset."})
+    validation_file: str | None = field(default=None, metadata={"help": "File to validate on."})
+    test_file: str | None = field(default=None, metadata={"help": "File to test on."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
     text_columns: list[str] | None = field(
         default=None, metadata={"help": "Column with the text, or two for pairs. Found by itself if unambiguous."}
     )
     label_column: str | None = field(
         default=None, metadata={"help": "Column with the label. Found by itself if unambiguous."}
+    )
+    task: Literal["single", "multi", "number"] | None = field(
+        default=None, metadata={"help": "What a label is. 'single': one class a row. Default: by the label column."}
+    )
+    label_separator: str | None = field(
+        default=None, metadata={"help": "What stands between the labels of a cell, such as ';'."}
+    )
+    delimiter: str | None = field(default=None, metadata={"help": "Between the columns of CSV. Default: found."})
+    encoding: str | None = field(default=None, metadata={"help": "Of text files, such as cp1252. Default: found."})
+    no_header: bool = field(
+        default=False, metadata={"help": "The first row of CSV and Excel is data; columns are column_1, column_2 ..."}
     )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Share of the training rows to validate on, if there is no validation split."}
