@@ -37,14 +37,14 @@ from .record import count_parameters, describe_data, describe_settings, make_rec
 from .settings import (
     DROPOUT,
     FEW,
+    FROM_PROBE,
     MAX_LENGTH,
-    OF_FINETUNING,
     OF_VALIDATION,
     DataArguments,
     ModelArguments,
     RunArguments,
     find_changed,
-    suggest_finetunings,
+    suggest_finetuning,
 )
 from .start import find_start, resolve_start
 from .subwords import add_subwords, fold_subwords, resolve_subwords
@@ -140,7 +140,7 @@ def finetune(
             arguments.set({"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False})
         is_few = not is_taught and rows <= FEW and arguments.world_size == 1
         choice = start_from_encoder(model, data, encoded["train"], arguments, make_trainer) if is_few else None
-        arguments.set_defaults(suggest_finetunings(rows)[0])
+        arguments.set_defaults(suggest_finetuning(rows))
         if is_crossed and choice is not None:
             data = replace(data, validation=data.train.select(choice.rows))
             logits["validation"] = choice.logits, np.asarray(data.validation["label"])
@@ -364,11 +364,13 @@ def start_from_encoder(
     model: PreTrainedModel, data: TextData, encoded: Dataset, arguments: RunArguments, make_trainer: MakeTrainer
 ) -> Choice:
     """Puts a probe into the head, and chooses by cross-validation how to fine-tune from there, if at all."""
-    given = {name: getattr(arguments, name) for name in OF_FINETUNING if getattr(arguments, name) is not None}
-    suggested = [each | given for each in suggest_finetunings(len(encoded))]
-    choice = choose(model, encoded, data.train.remove_columns("label"), arguments, suggested, make_trainer)
-    choice.probe.put_into(model)
-    arguments.set(choice.settings)
+    may_stay = arguments.num_train_epochs is None and arguments.max_steps <= 0
+    arguments.set_defaults(suggest_finetuning(len(encoded)))
+    choice = choose(model, encoded, data.train.remove_columns("label"), arguments, make_trainer, may_stay)
+    if choice.is_alone:
+        arguments.num_train_epochs = 0.0
+    if choice.is_alone or len(encoded) <= FROM_PROBE:
+        choice.probe.put_into(model)
     found = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in choice.accuracies.items())
     print(f"Accuracy on {len(choice.rows):,} training rows held out in turn: {found}.")
     return choice

@@ -5,7 +5,7 @@ N rows, D dimensions of a text's vector, K classes.
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PrinterCallback, Trainer
 
 from .evaluate import negative_log_likelihood
-from .settings import RunArguments, set_quietly
+from .settings import FROM_PROBE, RunArguments, set_quietly
 from .trainer import find_classifier
 
 # What logistic regression is tried with: the smaller, the more its weights are held down.
@@ -36,7 +36,7 @@ class Choice(NamedTuple):
     """How to go on from an encoder, and what was measured on the rows that were held out, (M,) and (M, K)."""
 
     probe: "Probe"
-    settings: dict[str, Any]  # those of the fine-tuning; no epochs for the probe alone
+    is_alone: bool  # whether the probe is kept as it is
     rows: np.ndarray
     logits: np.ndarray
     accuracies: dict[str, float]
@@ -95,50 +95,44 @@ def choose(
     encoded: Dataset,
     texts: Sequence[Any],
     arguments: RunArguments,
-    candidates: Sequence[Mapping[str, Any]],
     make_trainer: MakeTrainer,
+    may_stay: bool = True,
 ) -> Choice:
     """
-    The best of a probe and of fine-tunings that start from it, by accuracy on rows that were held out in turn; of
-    equals the one with the smaller negative log-likelihood.
+    Fine-tuning, or a probe alone if it does better on rows that were held out in turn, by a standard error: on few rows
+    chance decides much, and fine-tuning is better on average.
 
     Args:
         model: A classifier whose head is new. It stays as it is.
         encoded: The training rows.
         texts: Of each row, as it is compared. Rows of the same text are held out together.
-        candidates: Settings of the fine-tunings.
+        arguments: Settings of the fine-tuning.
         make_trainer: Makes the trainer of a model, settings and rows.
+        may_stay: Whether the probe may be kept as it is.
     """
     labels, vectors = np.asarray(encoded["labels"]), embed(model, encoded, arguments, make_trainer)
     is_balanced = arguments.class_weights == "balanced"
     with warnings.catch_warnings():  # of few rows a class, which are what it is for
         warnings.simplefilter("ignore", UserWarning)
         folds = cut_folds(labels, texts, arguments.seed)
-        probe, probes, found = fit_probe(vectors, labels, cast(int, model.config.num_labels), folds, is_balanced)
-    options = {"probe": ({**candidates[0], "num_train_epochs": 0.0}, found)}
-    small, rows = shrink(model, encoded), np.concatenate([held for _, held in folds])
-    for settings in tqdm([*candidates], "Cross-validation", disable=arguments.disable_tqdm):
-        parts = []
-        for start, (train, held) in zip(probes, folds, strict=True):
-            tried = copy.deepcopy(small)
+        probe, probes, logits = fit_probe(vectors, labels, cast(int, model.config.num_labels), folds, is_balanced)
+    small, parts = shrink(model, encoded), []
+    bar = tqdm([*zip(probes, folds, strict=True)], "Cross-validation", disable=arguments.disable_tqdm)
+    for start, (train, held) in bar:
+        tried = copy.deepcopy(small)
+        if len(labels) <= FROM_PROBE:
             start.put_into(tried)
-            trainer = make_trainer(tried, set_quietly(arguments, settings), encoded.select(train))
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
-            trainer.args.train_sampling_strategy = "random"  # the logits in the order of the rows
-            parts.append(np.asarray(trainer.predict(encoded.select(held)).predictions))
-        name = f"{settings['num_train_epochs']:g} epochs of {settings['learning_rate']:g}"
-        options[name] = dict(settings), np.concatenate(parts)
-    right = {name: each.argmax(-1) == labels[rows] for name, (_, each) in options.items()}
-    accuracies = {name: float(each.mean()) for name, each in right.items()}
-    probe_logits = options.pop("probe")
-    best = max(options, key=lambda each: (accuracies[each], -negative_log_likelihood(options[each][1], labels[rows])))
-    is_asked = arguments.num_train_epochs is not None or arguments.max_steps > 0
-    # On few rows chance decides, and fine-tuning is better on average: the probe must be so by a standard error.
-    gains = right["probe"].astype(float) - right[best]
-    if not is_asked and gains.mean() > gains.std() / len(gains) ** 0.5:
-        best, options = "probe", {"probe": probe_logits}
-    return Choice(probe, options[best][0], rows, options[best][1], accuracies)
+        trainer = make_trainer(tried, set_quietly(arguments, {}), encoded.select(train))
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        trainer.args.train_sampling_strategy = "random"  # the logits in the order of the rows
+        parts.append(np.asarray(trainer.predict(encoded.select(held)).predictions))
+    rows, tuned = np.concatenate([held for _, held in folds]), np.concatenate(parts)
+    right, tuned_right = ((each.argmax(-1) == labels[rows]).astype(float) for each in (logits, tuned))
+    gains = right - tuned_right
+    is_alone = may_stay and bool(gains.mean() > gains.std() / len(gains) ** 0.5)
+    accuracies = {"probe": float(right.mean()), "fine-tuned": float(tuned_right.mean())}
+    return Choice(probe, is_alone, rows, logits if is_alone else tuned, accuracies)
 
 
 def cut_folds(labels: np.ndarray, texts: Sequence[Any], seed: int) -> Folds:

@@ -28,7 +28,17 @@ MAX_LENGTH = 512
 FEW = 5000
 # Of a model that starts from an encoder.
 DROPOUT = 0.3
+# Of a fine-tuning of an encoder on at most so many training rows.
 OF_FINETUNING = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
+FINETUNING = (
+    (32, RATE, 20.0, 8),
+    (200, RATE, 10.0, 8),
+    (1000, RATE, 20.0, 16),
+    (FEW, 2 * RATE, 10.0, 32),
+    (math.inf, RATE, 5.0, 32),
+)
+# Up to so many rows it goes on from a probe; a new head learns more from more rows.
+FROM_PROBE = 200
 OF_VALIDATION = (
     *("validation_fraction", "validation_cut", "eval_strategy", "eval_steps", "save_strategy", "save_steps"),
     *("load_best_model_at_end", "metric_for_best_model", "early_stopping_patience"),
@@ -409,12 +419,9 @@ def set_quietly(arguments: RunArguments, settings: Mapping[str, Any]) -> RunArgu
     return trial
 
 
-def suggest_finetunings(rows: int) -> list[dict[str, Any]]:
-    """Fine-tunings of an encoder for so many training rows. If there are several, cross-validation chooses."""
-    batch = 8 if rows < 200 else 16 if rows < 1000 else 32
-    epochs = 20.0 if rows < 32 else EPOCHS if rows <= FEW else 5.0
-    common = {"num_train_epochs": epochs, "per_device_train_batch_size": batch}
-    return [{"learning_rate": rate, **common} for rate in (RATE, RATE / 2)[rows > FEW : 1 if rows < 200 else None]]
+def suggest_finetuning(rows: int) -> dict[str, Any]:
+    """How an encoder is fine-tuned on so many training rows."""
+    return dict(zip(OF_FINETUNING, next(values for most, *values in FINETUNING if rows <= most), strict=True))
 
 
 def find_changed(settings: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What `--model` starts from: a model that is named, the English encoder that comes with the package, or nothing."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -30,19 +30,18 @@ def resolve_start(arguments: ModelArguments, data: TextData, is_own: bool) -> Mo
     if arguments.model != AUTO:
         find_start(arguments)
         return arguments
-    start = NONE
-    if not (is_own or arguments.tokenizer is not None or arguments.of_a_new_model):
-        start, why = ENGLISH, "the English encoder is not there"
-        try:
-            tokenizer = load_wave_tokenizer(str(find_english()))
-        except FileNotFoundError:
-            start = NONE
-        else:
-            is_english, why = look_at(chain.from_iterable(zip(*read_columns(data), strict=True)), tokenizer)
-            start = ENGLISH if is_english else NONE
-        said = "starts from the English encoder" if start == ENGLISH else "trains a new model"
-        print(f"--model auto {said}: {why}.", flush=True)
-    return replace(arguments, model=start)
+    if is_own or arguments.tokenizer is not None or arguments.of_a_new_model:
+        return replace(arguments, model=NONE)
+    try:
+        tokenizer = load_wave_tokenizer(str(find_english()))
+    except FileNotFoundError:
+        is_english, why = False, "the English encoder is not there"
+    else:
+        is_english, why = look_at(read_sample(data), tokenizer)
+    print(
+        f"--model auto {'starts from the English encoder' if is_english else 'trains a new model'}: {why}.", flush=True
+    )
+    return replace(arguments, model=ENGLISH if is_english else NONE)
 
 
 def find_start(arguments: ModelArguments) -> str | None:
@@ -60,14 +59,14 @@ def find_english() -> Path:
     return FOLDER
 
 
-def read_columns(data: TextData) -> list[list[str]]:
+def read_sample(data: TextData) -> list[str]:
     rows = data.train.select(range(0, len(data.train), max(1, len(data.train) // SAMPLE)))
-    return [rows[name] for name in ("text", "text_pair") if name in rows.column_names]
+    return [text for name in ("text", "text_pair") if name in rows.column_names for text in rows[name]]
 
 
-def look_at(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> tuple[bool, str]:
+def look_at(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[bool, str]:
     """Whether texts are English, by how the vocabulary of the English encoder cuts their words, and what it goes by."""
-    sample = [text[:1000] for text in islice(texts, SAMPLE)]
+    sample = [text[:1000] for text in texts]
     words = list(chain.from_iterable(map(WORD.findall, sample)))
     letters = sum(map(len, words)) / max(1, sum(len(part) for text in sample for part in text.split()))
     spelled = [spelling for spelling, _ in spell(tokenizer) or ()]
