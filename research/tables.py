@@ -269,9 +269,11 @@ def read_bench() -> Rows:
     return read_results(RESULTS / "bench.jsonl")
 
 
-def read_last_run() -> Rows:
+def read_last_run(*groups: str) -> Rows:
+    """The lines of each group in the last run that measured it."""
     lines = read_bench()
-    return [line for line in lines if line["run"] == lines[-1]["run"]]
+    last = {line["group"]: line["run"] for line in lines}
+    return [line for line in lines if line["group"] in groups and line["run"] == last[line["group"]]]
 
 
 def show_digits(value: float | None) -> str:
@@ -285,7 +287,7 @@ def show_time(line: dict[str, Any] | None) -> str:
 
 def make_models() -> str:
     """Time and memory of every model, beside ours."""
-    lines, rows = read_last_run(), []
+    lines, rows = read_last_run("models", "memory"), []
     for name in dict.fromkeys(line["model"] for line in lines if line["group"] == "models"):
         row = {"model": name}
         for mode in ("inference", "training"):
@@ -303,7 +305,7 @@ def make_models() -> str:
 
 
 def make_lengths() -> str:
-    lines = [line for line in read_last_run() if line["group"] == "length"]
+    lines = read_last_run("length")
     base = find(lines, length=512)
     return write_table(
         {
@@ -317,7 +319,7 @@ def make_lengths() -> str:
 
 
 def make_fill() -> str:
-    lines, rows = [line for line in read_last_run() if line["group"] == "fill"], []
+    lines, rows = read_last_run("fill"), []
     for line in lines:
         if not line["is_packed"]:
             shared = {"mode": line["mode"], "fill": line["fill"]}
@@ -332,14 +334,13 @@ def make_fill() -> str:
 def make_documents() -> str:
     return write_table(
         {"tokens of the text": f"{line['length']:,}", "peak memory with the model, MiB": show_digits(line["mib"])}
-        for line in read_last_run()
-        if line["group"] == "document"
+        for line in read_last_run("document")
     )
 
 
 def make_errors() -> str:
     """The largest relative error of c and of its gradient, for each form and text."""
-    lines = [line for line in read_last_run() if line["group"] == "errors"]
+    lines = read_last_run("errors")
     forms = list(dict.fromkeys(line["case"] for line in lines))
 
     def show_error(error: float | None) -> str:
