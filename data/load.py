@@ -33,8 +33,7 @@ class TextData:
     source. `fingerprint` is the sha256 over their rows, the same on every machine.
 
     By `task`, a label is an index into `label_names` ("single"), a list of 0.0 or 1.0 for each of them ("multi"), or a
-    number ("number"; no names). `label_column` is a list of columns if each is for one label. `found` says in one line
-    what was read.
+    number ("number"; no names). `label_column` is a list of columns if each is for one label.
     """
 
     name: str
@@ -48,7 +47,16 @@ class TextData:
     text_columns: list[str]
     label_column: str | list[str]
     task: str
-    found: str
+
+    @property
+    def found(self) -> str:
+        """What was read, in one line."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in splits.items() if split is not None)
+        labels = self.label_column if isinstance(self.label_column, str) else ", ".join(self.label_column)
+        names = len(self.label_names)
+        kind = {"single": f"{names:,} classes", "multi": f"any of {names:,}", "number": "a number"}[self.task]
+        return f"{sizes} rows; text: {', '.join(self.text_columns)}; label: {labels} ({kind})."
 
 
 def load_text_data(
@@ -158,8 +166,6 @@ def load_text_data(
         raise ValueError(f"`validation_cut` {validation_cut!r} is for data without a validation split; this has one.")
     rows = {split: rows[split] for split in asked if split in rows}
     made = {split: make_dataset(part, label_names, task) for split, part in rows.items()}
-    sizes = ", ".join(f"{len(part):,} {split}" for split, part in made.items())
-    kind = {"single": f"{len(label_names)} classes", "multi": f"any of {len(label_names)}", "number": "a number"}[task]
     return TextData(
         name=name,
         is_on_hub=is_on_hub,
@@ -172,7 +178,6 @@ def load_text_data(
         text_columns=text_columns,
         label_column=label_columns[0] if len(label_columns) == 1 else label_columns,
         task=task,
-        found=f"{sizes} rows; text: {', '.join(text_columns)}; label: {', '.join(label_columns)} ({kind}).",
     )
 
 

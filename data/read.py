@@ -376,7 +376,7 @@ def split_table(where: str, table: pa.Table, batch_size: int) -> Iterator[Batch]
 def read_excel(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
     """The first sheet; empty rows are passed over."""
     try:
-        import openpyxl  # type: ignore[import-untyped]
+        import openpyxl
     except ImportError as error:
         raise FileError('Excel files need openpyxl: pip install "wave-network[excel]"') from error
     with open_seekable(path) as file:

@@ -39,6 +39,7 @@ class ExportedClassifier:
     Attributes:
         labels: Names of the labels, in the order of the logits.
         problem: "single_label_classification", "multi_label_classification" or "regression".
+        text_columns: The columns that the model was trained on.
 
     Raises:
         ValueError: A file of the folder is missing or damaged; the message names it.
@@ -61,6 +62,7 @@ class ExportedClassifier:
         self.inputs = [node.name for node in self.session.get_inputs()]
         self.labels: list[str] = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
         self.problem = resolve_problem(config.get("problem_type"), len(self.labels))
+        self.text_columns: list[str] = config.get("text_columns") or ["text"]
         self.pad_token_id: int = config.get("pad_token_id") or 0
 
     def classify(self, texts: Sequence[Text], top_k: int | None = 1) -> list[list[dict[str, Any]]]:
@@ -167,26 +169,27 @@ def read_file(path: Path, columns: Sequence[str]) -> Iterator[Text]:
             return
         csv.field_size_limit(2**31 - 1)  # by itself, a field may have 131,072 characters
         rows = csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t", strict=True)
-        if not 1 <= len(columns) <= 2 or not set(columns) <= set(rows.fieldnames or []):
-            raise ValueError(f"--text_columns must be one or two of {rows.fieldnames}, got {list(columns)}.")
+        if not set(columns) <= set(rows.fieldnames or []):
+            raise ValueError(f"--text_columns must be among {rows.fieldnames}, got {list(columns)}.")
         for row in rows:
             values = tuple(row[name] for name in columns)
             if None in row or None in row.values():
                 raise ValueError(f"{str(path)!r} has another number of fields than its header in line {rows.line_num}.")
-            yield values if len(values) == 2 else values[0]
+            yield values if len(values) == 2 else " ".join(filter(None, values))
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Writes a CSV with the label and the probabilities of each text.")
     parser.add_argument("texts", nargs="*", help="texts to classify")
     parser.add_argument("--file", type=Path, help="CSV or TSV with a header, or plain text with one text a line")
-    parser.add_argument("--text_columns", nargs="+", default=["text"], help="column with the text, or two for pairs")
+    parser.add_argument("--text_columns", nargs="+", help="default: those that the model was trained on")
     parser.add_argument("--threads", type=int, help="threads of onnxruntime (default: all cores)")
     parser.add_argument("--folder", default=Path(__file__).parent, help="exported model (default: where this file is)")
     arguments = parser.parse_args(words)
     try:
         classifier = ExportedClassifier(arguments.folder, arguments.threads)
-        texts = enumerate(read_file(arguments.file, arguments.text_columns) if arguments.file else arguments.texts)
+        columns = arguments.text_columns or classifier.text_columns
+        texts = enumerate(read_file(arguments.file, columns) if arguments.file else arguments.texts)
         writer = csv.writer(sys.stdout)
         writer.writerow(make_header(classifier.labels, classifier.problem))
         while chunk := list(islice(texts, CHUNK)):

@@ -19,10 +19,9 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoConfig, AutoTokenizer
 
-from ..data.load import read_texts
 from ..files import open_folder, refuse_existing, write_json, write_text
 from .classify import GRAPHS, ExportedClassifier
-from .predict import Classifier, load_classifier
+from .predict import Classifier, load_classifier, read_trained
 
 FORMATS = {"onnx": GRAPHS[0], "onnx-int8": GRAPHS[1]}
 TOLERANCE = 1e-5  # the largest difference of a logit, of the largest logit or of 1, whichever is more
@@ -83,7 +82,8 @@ def export_model(arguments: ExportArguments) -> Path:
         raise ImportError(f"An export needs {', '.join(missing)}: pip install {packages}")
     batches = None  # the texts first: a model may have to come from the Hub
     if arguments.calibration is not None:
-        batches = read_texts(arguments.calibration, text_columns=arguments.text_columns)
+        config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
+        batches = read_trained(arguments.calibration, arguments.text_columns, config)
     model, tokenizer = load_model(arguments)
     rows = make_rows(tokenizer) if batches is None else list(islice(chain.from_iterable(batches), CALIBRATION))
     odd_rows = [{"text": text} for text in ODD_TEXTS]

@@ -2,7 +2,9 @@
 
 import contextlib
 import csv
+import logging
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -11,11 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from ..data.load import read_texts
+from ..data.tokens import Losses
 from ..files import open_whole, refuse_existing
 from .classify import CHUNK, CPU_TOKENS, make_header, make_row, resolve_problem, split_batches
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -25,13 +30,21 @@ class PredictArguments:
     _argument_group_name = "settings"
 
     model: str = field(metadata={"help": "Run folder, or name of a model on the Hub."})
-    file: str = field(metadata={"help": "Texts: CSV, TSV, JSON, JSONL, Parquet or plain text (one a line); .gz too."})
+    file: str = field(
+        metadata={"help": "Texts: CSV, Excel, JSON, JSON lines, Parquet, or plain text (one a line); compressed too."}
+    )
     output: str | None = field(
         default=None, metadata={"help": "CSV to write, or - for standard output. Default: beside the input file."}
     )
     text_columns: list[str] | None = field(
-        default=None, metadata={"help": "Column with the text, or two for pairs. Found by itself if unambiguous."}
+        default=None, metadata={"help": "Column with the text, or two for pairs. Default: as it was trained."}
     )
+    delimiter: str | None = field(default=None, metadata={"help": "Between the columns of CSV. Default: found."})
+    encoding: str | None = field(default=None, metadata={"help": "Of text files, such as cp1252. Default: found."})
+    no_header: bool = field(
+        default=False, metadata={"help": "The first row of CSV and Excel is data; columns are column_1, column_2 ..."}
+    )
+    keep: list[str] = field(default_factory=list, metadata={"help": "Columns to copy, such as an id."})
     batch_size: int = field(default=64, metadata={"help": "Texts in a batch, at most."})
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1 ... Default: a GPU if there is one."})
     overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
@@ -42,11 +55,12 @@ class PredictArguments:
 
 def predict(arguments: PredictArguments) -> Path | None:
     """
-    Classifies each text of a file and writes one row for each, in order: row number, label, its probability, and the
-    probability of every label. A regression model writes its value, a multi-label model all labels above one half.
+    Classifies each text of a file and writes one row for each, in order: row number, label, its probability, the
+    probability of every label, and the columns of `keep`. A regression model writes its value, a multi-label model all
+    labels above one half.
 
     Only safetensors weights are read, and no code from the model folder unless `trust_remote_code` is set. Texts that
-    are longer than the model allows are cut off.
+    are longer than the model allows are cut off, and counted in a warning, as are unknown tokens.
 
     Returns:
         The output file, which takes its name only when it is complete. None for standard output.
@@ -59,19 +73,37 @@ def predict(arguments: PredictArguments) -> Path | None:
         raise ValueError(f"`batch_size` must be at least 1, got {arguments.batch_size}.")
     output = None if arguments.output == "-" else resolve_output(arguments)
     device = resolve_device(arguments.device)
-    # The file first: a model may have to come from the Hub.
-    batches = read_texts(arguments.file, text_columns=arguments.text_columns, batch_size=CHUNK)
+    # The file before the weights, which may have to come from the Hub.
+    config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    names = ("delimiter", "encoding", "no_header", "keep")
+    settings = {name: getattr(arguments, name) for name in names}
+    batches = read_trained(arguments.file, arguments.text_columns, config, batch_size=CHUNK, **settings)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
     model = load_classifier(arguments.model, arguments.trust_remote_code)
     classifier = Classifier(model.to(device), tokenizer, arguments.batch_size)
     labels, problem = classifier.labels, classifier.problem
     with contextlib.nullcontext(sys.stdout) if output is None else open_whole(output) as file:
         writer = csv.writer(file)
-        writer.writerow(make_header(labels, problem))
-        logits = chain.from_iterable(map(classifier.logits, batches))
-        for row, values in enumerate(tqdm(logits, desc="Classifying", unit=" texts")):
-            writer.writerow(make_row(row, values, labels, problem))
+        writer.writerow([*make_header(labels, problem), *arguments.keep])
+        classified = chain.from_iterable(zip(batch, classifier.logits(batch), strict=True) for batch in batches)
+        for number, (row, logits) in enumerate(tqdm(classified, desc="Classifying", unit=" texts")):
+            writer.writerow([*make_row(number, logits, labels, problem), *row.get("kept", {}).values()])
+    for line in classifier.losses.describe():
+        logger.warning(line)
     return output
+
+
+def read_trained(
+    path: str, text_columns: list[str] | None, config: Any, **settings: Any
+) -> Iterator[list[dict[str, Any]]]:
+    """The texts of a file, by default of the columns that the model was trained on."""
+    trained = getattr(config, "text_columns", None)
+    try:
+        return read_texts(path, text_columns=text_columns or trained, **settings)
+    except ValueError as error:
+        if text_columns or not str(error).startswith("`text_columns`"):
+            raise
+        raise ValueError(f"{error} The model was trained on {trained}.") from error
 
 
 def resolve_output(arguments: PredictArguments) -> Path:
@@ -134,6 +166,7 @@ class Classifier:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.labels = [model.config.id2label[index] for index in range(len(model.config.id2label))]
         self.problem = resolve_problem(model.config.problem_type, len(self.labels))
+        self.losses = Losses(tokenizer)
         self.most_tokens = CPU_TOKENS if model.device.type == "cpu" else sys.maxsize
 
     @torch.inference_mode()
@@ -141,6 +174,7 @@ class Classifier:
         """The logits of each row, float32, of shape (rows, labels). Texts of similar length share a batch."""
         pairs = [row["text_pair"] for row in rows] if rows and "text_pair" in rows[0] else None
         encoding = self.tokenizer([row["text"] for row in rows], pairs, truncation=True)
+        self.losses.count(encoding)
         lengths = [len(ids) for ids in encoding["input_ids"]]
         logits = np.empty((len(rows), len(self.labels)), np.float32)
         for chosen in split_batches(lengths, self.batch_size, self.most_tokens):

@@ -79,9 +79,9 @@ def write_pairs(folder: Path) -> Path:
     return folder
 
 
-def small_words(dataset: Path, output: Path, **settings: Any) -> list[str]:
+def small_words(dataset: Path | None, output: Path, **settings: Any) -> list[str]:
     """The command line of a small run."""
-    words = ["finetune", "--dataset", str(dataset), "--output_dir", str(output)]
+    words = ["finetune", *(["--dataset", str(dataset)] if dataset else []), "--output_dir", str(output)]
     small = {name: value for name, value in SMALL.items() if "model" not in settings or name not in OF_A_NEW_MODEL}
     for name, value in (small | settings).items():
         if value is None:  # what users get who leave it out
@@ -90,7 +90,7 @@ def small_words(dataset: Path, output: Path, **settings: Any) -> list[str]:
     return words
 
 
-def finetune_small(dataset: Path, output: Path, **settings: Any) -> Path:
+def finetune_small(dataset: Path | None, output: Path, **settings: Any) -> Path:
     main(small_words(dataset, output, **settings))
     return output
 

@@ -436,7 +436,7 @@ def test_it_reads_texts_lines_and_columns(exported: Path, tmp_path: Path, capsys
     ("name", "content", "message"),
     [
         ("missing.csv", None, "missing.csv"),
-        ("body.csv", "body\na\n", r"--text_columns must be one or two of \['body'\], got \['text'\]"),
+        ("body.csv", "body\na\n", r"--text_columns must be among \['body'\], got \['text'\]"),
         ("empty.csv", "", "--text_columns"),
         ("ragged.csv", "id,text\n1,one\n2\n", "ragged.csv' has another number of fields than its header in line 3"),
         ("wide.csv", "id,text\n1,one,2\n", "wide.csv' has another number of fields"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import WORDS, make_rows, refuse, write_csv
+from small_runs import WORDS, finetune_small, make_rows, refuse, write_csv
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from wave_network import WaveConfig, WaveForSequenceClassification
@@ -133,6 +133,27 @@ def test_what_a_run_has_written_is_what_predict_finds(run: Path, data_folder: Pa
     right = [row["label"] == true["label"] for row, true in zip(rows, read_csv(data_folder / "test.csv"), strict=True)]
     metrics = json.loads((run / "metrics.json").read_text())
     assert sum(right) / len(right) == pytest.approx(metrics["results"]["test"]["accuracy"])
+
+
+def test_a_run_reads_its_files_and_predict_the_columns_that_it_was_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    rows = [{"text": "noise", "summary": row["text"], "kind": row["label"]} for row in make_rows(60, seed=0)]
+    rows[0]["summary"] += " goal" * 40
+    write_csv(tmp_path / "train.csv", rows)
+    files = {"train_file": tmp_path / "train.csv", "test_file": tmp_path / "train.csv"}
+    run = finetune_small(None, tmp_path / "run", text_columns=["summary"], num_train_epochs=1, **files)
+    out = capsys.readouterr().out
+    assert "train.csv: 54 train, 6 validation, 60 test rows; text: summary; label: kind (3 classes)." in out
+    assert "2 of 120 texts were cut at 32 tokens: --max_length." in out
+    (tmp_path / "new.csv").write_text("text;summary\n" + "".join(f"noise;{row['summary']}\n" for row in rows))
+    found = classify(run, tmp_path / "new.csv", delimiter=";", keep=["text"])
+    check_rows(found, compute_logits(run, [row["summary"] for row in rows]), ["money", "space", "sport"])
+    assert {row["text"] for row in found} == {"noise"}
+    assert "1 of 60 texts were cut at 32 tokens." in caplog.text
+    write_csv(tmp_path / "other.csv", [{"text": "a text", "id": 1}])
+    with pytest.raises(ValueError, match=r"got 'summary'. The model was trained on \['summary'\]"):
+        classify(run, tmp_path / "other.csv")
 
 
 def test_texts_without_a_token_get_an_answer(model: Path, tmp_path: Path):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from transformers import (
 
 from ..configuration import WaveConfig
 from ..data.load import TextData, load_text_data
+from ..data.tokens import Losses
 from ..files import read_json, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
@@ -34,6 +35,7 @@ from .packing import DataCollatorWithPacking, takes_packed
 from .probe import Choice, MakeTrainer, choose
 from .record import count_parameters, describe_data, describe_settings, make_record
 from .settings import (
+    DROPOUT,
     FEW,
     MAX_LENGTH,
     OF_FINETUNING,
@@ -42,11 +44,11 @@ from .settings import (
     ModelArguments,
     RunArguments,
     find_changed,
-    suggest_dropout,
     suggest_finetunings,
 )
 from .start import find_start, resolve_start
 from .subwords import add_subwords, fold_subwords, resolve_subwords
+from .teacher import TeacherLoss, ask_teacher, gather_texts
 from .trainer import WaveTrainer, find_classifier, make_loss
 
 # What a run was begun with, in its folder until `metrics.json` says it.
@@ -88,7 +90,7 @@ def finetune(
     folder = Path(arguments.output_dir or f"runs/{name_run(data_arguments)}")
     arguments.output_dir = str(folder)
     if compute_loss_func is not None:
-        check_own_loss(arguments)
+        check_own_loss(model_arguments, arguments)
     with arguments.main_process_first(desc="look at the run folder"):  # before anything is written
         checkpoint = find_checkpoint(folder, arguments.resume_from_checkpoint)
     arguments.restore_callback_states_from_checkpoint = True  # the patience of early stopping
@@ -104,11 +106,13 @@ def finetune(
     arguments.subword_buckets = resolve_subwords(arguments.subword_buckets, tokenizer, is_new)
     set_seed(arguments.seed)
     model = (make_model or get_model)(model_arguments, tokenizer, data.label_names)
+    model.config.update({"text_columns": data.text_columns, "label_column": data.label_column})  # for predict
     check_model(model, arguments)
     counts = count_parameters(model)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    losses = Losses(tokenizer)
     with arguments.main_process_first(desc="tokenize"):
-        encoded = {name: encode(split, tokenizer) for name, split in splits.items() if split is not None}
+        encoded = {name: encode(split, tokenizer, losses) for name, split in splits.items() if split is not None}
 
     def make_trainer(model: PreTrainedModel, arguments: RunArguments, rows: Dataset) -> WaveTrainer:
         return WaveTrainer(
@@ -119,44 +123,57 @@ def finetune(
             processing_class=tokenizer,
             data_collator=DataCollatorWithPacking() if arguments.packing else DataCollatorWithPadding(tokenizer),
             compute_metrics=compute_metrics,
-            compute_loss_func=compute_loss_func or make_loss(arguments, rows["labels"], len(data.label_names)),
+            compute_loss_func=compute_loss_func or make_loss(arguments, data.train["label"], len(data.label_names)),
         )
 
-    is_crossed = False
+    is_crossed, is_taught, rows = False, model_arguments.teacher is not None, len(data.train)
+    if is_taught:
+        texts = gather_texts(model_arguments, data, data_arguments.text_columns, arguments.seed)
+        rows = len(texts)
     choice: Choice | None = None
     logits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     if make_model is None and is_encoder(model.config):
-        is_crossed = is_cross_validated(data, data_arguments, arguments)
+        is_crossed = not is_taught and is_cross_validated(data, data_arguments, arguments)
         if is_crossed:
             data = replace(data, train=concatenate_datasets([data.train, data.validation]), validation_was_split=False)
             encoded["train"] = concatenate_datasets([encoded["train"], encoded.pop("validation")])
             arguments.set({"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False})
-        choice = start_from_encoder(model, data, encoded["train"], arguments, make_trainer)
+        is_few = not is_taught and rows <= FEW and arguments.world_size == 1
+        choice = start_from_encoder(model, data, encoded["train"], arguments, make_trainer) if is_few else None
+        arguments.set_defaults(suggest_finetunings(rows)[0])
         if is_crossed and choice is not None:
             data = replace(data, validation=data.train.select(choice.rows))
             logits["validation"] = choice.logits, np.asarray(data.validation["label"])
-    arguments.resolve_numbers(len(data.train), is_new)
+    arguments.resolve_numbers(rows, is_new)
+    print_training(arguments, model)
     settings = describe_settings(model_arguments, arguments, model.config, tokenizer)
     if compute_loss_func is not None:
         settings["loss"] = f"compute_loss_func={name_function(compute_loss_func)}"
     if make_model is not None:
         settings["model"] = f"make_model={name_function(make_model)}"
+    if is_taught:
+        settings |= {"teacher": model_arguments.teacher, "texts_of_teacher": rows}
     begun = {"data": describe_data(data, is_crossed), "settings": settings}
     if checkpoint is not None:
         check_begun(checkpoint, begun)
+    if arguments.process_index == 0:
+        # From the first checkpoint on, a push of the run folder finds code and tokenizer in it.
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / BEGUN, begun)
+        model.config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        print_summary(model, counts, data, folder, losses)
+    if is_taught:
+        compute_loss_func = TeacherLoss(make_loss(arguments, data.train["label"], len(data.label_names)))
+        with arguments.main_process_first(desc="ask the teacher"):
+            taught = ask_teacher(cast(str, model_arguments.teacher), data, texts, arguments, folder, encode)
+        encoded["train"] = encode(taught, tokenizer)
     add_subwords(model, tokenizer, arguments.subword_buckets)
 
     trainer = make_trainer(model, arguments, encoded["train"])
     if arguments.early_stopping_patience:
         stopping = EarlyStoppingCallback(arguments.early_stopping_patience, arguments.early_stopping_threshold)
         trainer.add_callback(stopping)
-    if trainer.is_world_process_zero():
-        # From the first checkpoint on, a push of the run folder finds code and tokenizer in it.
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / BEGUN, begun)
-        model.config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        print_summary(model, counts, data, folder)
     is_trained = arguments.num_train_epochs == 0 or (checkpoint is not None and load_stopped(trainer, checkpoint))
     if not is_trained:
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
@@ -187,17 +204,18 @@ def finetune(
 
 def name_run(arguments: DataArguments) -> str:
     """What a folder is called after its data."""
-    return Path(os.path.abspath(arguments.dataset)).name.lstrip(".").split(".")[0]
+    return Path(os.path.abspath(arguments.dataset or arguments.train_file or "")).name.lstrip(".").split(".")[0]
 
 
 def name_function(function: Callable) -> str:
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
-def check_own_loss(arguments: RunArguments) -> None:
-    for name in ("class_weights", "label_smoothing_factor"):
-        if name in arguments.changed:
-            value = arguments.changed[name]
+def check_own_loss(model_arguments: ModelArguments, arguments: RunArguments) -> None:
+    changed = find_changed(model_arguments) | arguments.changed
+    for name in ("class_weights", "label_smoothing_factor", "teacher"):
+        if name in changed:
+            value = changed[name]
             raise ValueError(f"`{name}` ({value!r}) does not go with a `compute_loss_func`. Leave out one.")
 
 
@@ -276,8 +294,7 @@ def load_stopped(trainer: WaveTrainer, checkpoint: Path) -> bool:
 
 
 def read_data(arguments: DataArguments) -> TextData:
-    settings = asdict(arguments)
-    data = load_text_data(settings.pop("dataset"), **settings)
+    data = load_text_data(**asdict(arguments))
     if data.task != "single":
         raise ValueError(f"`label_column` {data.label_column!r} must hold one label a row, got the task {data.task!r}.")
     if not data.validation_was_split and "validation_fraction" in find_changed(arguments):
@@ -314,7 +331,7 @@ def get_model(
         if dropout is not None and not hasattr(config, "hidden_dropout_prob"):
             raise ValueError(f"`hidden_dropout_prob` ({dropout}) is not a field of {type(config).__name__}.")
         if is_encoder(config) and dropout is None:
-            dropout = suggest_dropout()
+            dropout = DROPOUT
         config.update({} if dropout is None else {"hidden_dropout_prob": dropout})
         model = AutoModelForSequenceClassification.from_pretrained(
             start, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
@@ -345,26 +362,27 @@ def is_cross_validated(data: TextData, data_arguments: DataArguments, arguments:
 
 def start_from_encoder(
     model: PreTrainedModel, data: TextData, encoded: Dataset, arguments: RunArguments, make_trainer: MakeTrainer
-) -> Choice | None:
-    """Puts a probe into the head and completes the settings by the rows; few rows say by cross-validation which."""
+) -> Choice:
+    """Puts a probe into the head, and chooses by cross-validation how to fine-tune from there, if at all."""
     given = {name: getattr(arguments, name) for name in OF_FINETUNING if getattr(arguments, name) is not None}
     suggested = [each | given for each in suggest_finetunings(len(encoded))]
-    choice = None
-    if len(encoded) <= FEW and arguments.world_size == 1:
-        texts = data.train.remove_columns("label")
-        choice = choose(model, encoded, texts, arguments, suggested, make_trainer)
-        choice.probe.put_into(model)
-        found = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in choice.accuracies.items())
-        print(f"On {len(choice.rows):,} training rows held out in turn: {found}.")
-        arguments.set(choice.settings)
-    arguments.set_defaults(suggested[0])
-    print(
-        f"Fine-tuning: {arguments.num_train_epochs:g} epochs, learning rate {arguments.learning_rate:g}, "
-        f"batches of {arguments.per_device_train_batch_size}, dropout {model.config.hidden_dropout_prob:g}."
-        if arguments.num_train_epochs
-        else "The probe is kept as it is."
-    )
+    choice = choose(model, encoded, data.train.remove_columns("label"), arguments, suggested, make_trainer)
+    choice.probe.put_into(model)
+    arguments.set(choice.settings)
+    found = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in choice.accuracies.items())
+    print(f"Accuracy on {len(choice.rows):,} training rows held out in turn: {found}.")
     return choice
+
+
+def print_training(arguments: RunArguments, model: PreTrainedModel) -> None:
+    if not arguments.num_train_epochs:
+        print("Training: the probe is kept as it is.")
+        return
+    dropout = getattr(model.config, "hidden_dropout_prob", None)
+    print(
+        f"Training: {arguments.num_train_epochs:g} epochs, learning rate {arguments.learning_rate:g}, batches of "
+        f"{arguments.per_device_train_batch_size}{'' if dropout is None else f', dropout {dropout:g}'}."
+    )
 
 
 def check_model(model: PreTrainedModel, arguments: RunArguments) -> None:
@@ -378,21 +396,21 @@ def check_model(model: PreTrainedModel, arguments: RunArguments) -> None:
         find_classifier(model)
 
 
-def encode(split: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def encode(split: Dataset, tokenizer: PreTrainedTokenizerBase, losses: Losses | None = None) -> Dataset:
     """The rows as token ids, with their length for length grouping and without the text."""
 
     def encode_rows(rows: dict[str, list]) -> dict[str, list]:
         encoding = tokenizer(rows["text"], rows.get("text_pair"), truncation=True)
+        if losses is not None:
+            losses.count(encoding)
         return {**encoding, "length": [len(ids) for ids in encoding["input_ids"]], "labels": rows["label"]}
 
     return split.map(encode_rows, batched=True, remove_columns=split.column_names, desc="Tokenizing")
 
 
-def print_summary(model: PreTrainedModel, counts: dict[str, int], data: TextData, folder: Path) -> None:
-    test = f", {len(data.test):,} test" if data.test is not None else ""
+def print_summary(model: PreTrainedModel, counts: dict[str, int], data: TextData, folder: Path, losses: Losses) -> None:
+    print(*(f"{data.name}: {data.found}", *losses.describe(": --max_length")), sep="\n")
     print(
-        f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation{test} rows, "
-        f"{len(data.label_names)} classes\n"
         f"{type(model).__name__}: {counts['parameters']:,} parameters "
         f"(core {counts['core_parameters']:,}, table {counts['table_parameters']:,})\n"
         f"Run folder: {folder}"

@@ -4,6 +4,7 @@ N rows, D dimensions of a text's vector, K classes.
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -25,8 +26,8 @@ from .trainer import find_classifier
 
 # What logistic regression is tried with: the smaller, the more its weights are held down.
 STRENGTHS = (0.01, 0.03, 0.1)
-# Rows in the parts of a cross-validation: five parts up to so many, then as many of the five as this allows.
-FOLDS, FOLDED = 5, 1000
+# Parts of a cross-validation. From more rows than this on, not all parts are held out.
+FOLDS, FOLDED = 5, 600
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
 MakeTrainer = Callable[[PreTrainedModel, RunArguments, Dataset], Trainer]
@@ -37,7 +38,7 @@ class Choice:
     """How to go on from an encoder, and what was measured on the rows that were held out."""
 
     probe: "Probe"
-    settings: dict[str, Any]  # those of the fine-tuning; none for the probe alone
+    settings: dict[str, Any]  # those of the fine-tuning; no epochs for the probe alone
     rows: np.ndarray
     logits: np.ndarray
     accuracies: dict[str, float] = field(default_factory=dict)
@@ -75,6 +76,23 @@ class Probe:
             classifier.bias.copy_(torch.from_numpy(self.bias))
 
 
+def fit_probe(
+    vectors: np.ndarray, labels: np.ndarray, classes: int, folds: Folds, is_balanced: bool = False
+) -> tuple[Probe, list[Probe], np.ndarray]:
+    """
+    A probe of all rows, one without those that are held out for each fold, and the logits of these rows, (M, K). Their
+    negative log-likelihood chooses the strength.
+    """
+    results = {}
+    for strength in STRENGTHS:
+        probes = [Probe(vectors[train], labels[train], classes, strength, is_balanced) for train, _ in folds]
+        logits = [probe(vectors[held]) for probe, (_, held) in zip(probes, folds, strict=True)]
+        results[strength] = probes, np.concatenate(logits)
+    held = np.concatenate([held for _, held in folds])
+    strength = min(STRENGTHS, key=lambda each: negative_log_likelihood(results[each][1], labels[held]))
+    return Probe(vectors, labels, classes, strength, is_balanced), *results[strength]
+
+
 def choose(
     model: PreTrainedModel,
     encoded: Dataset,
@@ -90,45 +108,40 @@ def choose(
     Args:
         model: A classifier whose head is new. It stays as it is.
         encoded: The training rows.
-        texts: Of each row. Rows of the same text are held out together.
+        texts: Of each row, as it is compared. Rows of the same text are held out together.
         candidates: Settings of the fine-tunings.
         make_trainer: Makes the trainer of a model, settings and rows.
     """
-    classes, is_balanced = cast(int, model.config.num_labels), arguments.class_weights == "balanced"
     labels, vectors = np.asarray(encoded["labels"]), embed(model, encoded, arguments, make_trainer)
-    folds = cut_folds(labels, texts, arguments.seed)
-    rows = np.concatenate([held for _, held in folds])
-    results = {}
-    for strength in STRENGTHS:
-        probes = [Probe(vectors[train], labels[train], classes, strength, is_balanced) for train, _ in folds]
-        logits = np.concatenate([probe(vectors[held]) for probe, (_, held) in zip(probes, folds, strict=True)])
-        results[strength] = logits, probes
-    strength = min(STRENGTHS, key=lambda each: negative_log_likelihood(results[each][0], labels[rows]))
-    found, probes = results[strength]
-    options: list[tuple[dict[str, Any], np.ndarray]] = [({}, found)]
-    small = shrink(model, encoded)
-    bar = tqdm([*candidates], "Cross-validation", disable=arguments.disable_tqdm)
-    for settings in bar:
+    is_balanced = arguments.class_weights == "balanced"
+    with warnings.catch_warnings():  # of few rows a class, which are what it is for
+        warnings.simplefilter("ignore", UserWarning)
+        folds = cut_folds(labels, texts, arguments.seed)
+        probe, probes, found = fit_probe(vectors, labels, cast(int, model.config.num_labels), folds, is_balanced)
+    options = {"probe": ({**candidates[0], "num_train_epochs": 0.0}, found)}
+    small, rows = shrink(model, encoded), np.concatenate([held for _, held in folds])
+    for settings in tqdm([*candidates], "Cross-validation", disable=arguments.disable_tqdm):
         parts = []
-        for probe, (train, held) in zip(probes, folds, strict=True):
+        for start, (train, held) in zip(probes, folds, strict=True):
             tried = copy.deepcopy(small)
-            probe.put_into(tried)
+            start.put_into(tried)
             trainer = make_trainer(tried, set_quietly(arguments, settings), encoded.select(train))
             trainer.remove_callback(PrinterCallback)
             trainer.train()
             trainer.args.train_sampling_strategy = "random"  # the logits in the order of the rows
             parts.append(np.asarray(trainer.predict(encoded.select(held)).predictions))
-        options.append((dict(settings), np.concatenate(parts)))
-
-    def rate(option: tuple[dict[str, Any], np.ndarray]) -> tuple[float, float]:
-        right = float((option[1].argmax(-1) == labels[rows]).mean())
-        return right, -negative_log_likelihood(option[1], labels[rows])
-
-    settings, logits = max(options, key=rate)
-    names = ["probe", *(f"learning rate {each['learning_rate']:g}" for each in candidates)]
-    accuracies = {name: round(rate(option)[0], 4) for name, option in zip(names, options, strict=True)}
-    whole = Probe(vectors, labels, classes, strength, is_balanced)
-    return Choice(whole, settings, rows, logits, accuracies)
+        name = f"{settings['num_train_epochs']:g} epochs of {settings['learning_rate']:g}"
+        options[name] = dict(settings), np.concatenate(parts)
+    right = {name: each.argmax(-1) == labels[rows] for name, (_, each) in options.items()}
+    accuracies = {name: float(each.mean()) for name, each in right.items()}
+    probe_logits = options.pop("probe")
+    best = max(options, key=lambda each: (accuracies[each], -negative_log_likelihood(options[each][1], labels[rows])))
+    is_asked = arguments.num_train_epochs is not None or arguments.max_steps > 0
+    # On few rows chance decides, and fine-tuning is better on average: the probe must be so by a standard error.
+    gains = right["probe"].astype(float) - right[best]
+    if not is_asked and gains.mean() > gains.std() / len(gains) ** 0.5:
+        best, options = "probe", {"probe": probe_logits}
+    return Choice(probe, options[best][0], rows, options[best][1], accuracies)
 
 
 def cut_folds(labels: np.ndarray, texts: Sequence[Any], seed: int) -> Folds:

@@ -26,6 +26,8 @@ MAX_LENGTH = 512
 # Up to so many rows no validation rows are split off: all are trained on, and cross-validated before. Not if one of
 # these settings is given.
 FEW = 5000
+# Of a model that starts from an encoder.
+DROPOUT = 0.3
 OF_FINETUNING = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
 OF_VALIDATION = (
     *("validation_fraction", "validation_cut", "eval_strategy", "eval_steps", "save_strategy", "save_steps"),
@@ -54,18 +56,33 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    dataset: str = field(
+    dataset: str | None = field(
+        default=None,
         metadata={
-            "help": "File (CSV, TSV, JSON, JSON lines, Parquet; compressed too), folder with train/validation/test "
-            "files, name on the Hub, or bbc_news."
-        }
+            "help": "File (CSV, Excel, JSON, JSON lines, Parquet ...; compressed too), its address on the web, folder "
+            "with train/validation/test files, or with a folder of texts for each class, name on the Hub, or bbc_news."
+        },
     )
+    train_file: str | None = field(default=None, metadata={"help": "File to train on, in place of --dataset."})
+    validation_file: str | None = field(default=None, metadata={"help": "File to validate on."})
+    test_file: str | None = field(default=None, metadata={"help": "File to test on."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
     text_columns: list[str] | None = field(
         default=None, metadata={"help": "Column with the text, or two for pairs. Found by itself if unambiguous."}
     )
     label_column: str | None = field(
         default=None, metadata={"help": "Column with the label. Found by itself if unambiguous."}
+    )
+    task: Literal["single", "multi", "number"] | None = field(
+        default=None, metadata={"help": "What a label is. 'single': one class a row. Default: by the label column."}
+    )
+    label_separator: str | None = field(
+        default=None, metadata={"help": "What stands between the labels of a cell, such as ';'."}
+    )
+    delimiter: str | None = field(default=None, metadata={"help": "Between the columns of CSV. Default: found."})
+    encoding: str | None = field(default=None, metadata={"help": "Of text files, such as cp1252. Default: found."})
+    no_header: bool = field(
+        default=False, metadata={"help": "The first row of CSV and Excel is data; columns are column_1, column_2 ..."}
     )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Share of the training rows to validate on, if there is no validation split."}
@@ -103,6 +120,16 @@ class ModelArguments:
     tokenizer: str | None = field(
         default=None,
         metadata={"help": "Tokenizer: folder, name on the Hub, or vocabulary file. Default: trained on the texts."},
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Classifier of the same classes (folder, name) whose logits are learned; or a sentence encoder, "
+            "which is fine-tuned first."
+        },
+    )
+    unlabelled: list[str] | None = field(
+        default=None, metadata={"help": "Files of texts that the teacher is asked about, beside the training rows."}
     )
     vocab_size: int = field(default=8192, metadata={"help": "Vocabulary of a tokenizer that is trained here."})
     max_length: int | None = field(
@@ -168,6 +195,8 @@ class ModelArguments:
             )
         if self.tokenizer is not None and "vocab_size" in changed:
             raise ValueError(f"`vocab_size` ({self.vocab_size}) is for a new tokenizer; `tokenizer` has its own.")
+        if self.unlabelled and self.teacher is None:
+            raise ValueError(f"`unlabelled` ({self.unlabelled}) is for a `teacher`: give both.")
         for name in ("ngram_size", "ngram_hidden_size"):
             if name in changed and self.ngram_vocab_size is None:
                 raise ValueError(f"`{name}` ({changed[name]}) is for `ngram_vocab_size`: give both.")
@@ -381,15 +410,11 @@ def set_quietly(arguments: RunArguments, settings: Mapping[str, Any]) -> RunArgu
 
 
 def suggest_finetunings(rows: int) -> list[dict[str, Any]]:
-    """Fine-tunings of an encoder on so many training rows; from few rows the best by cross-validation is taken."""
+    """Fine-tunings of an encoder for so many training rows. If there are several, cross-validation chooses."""
     batch = 8 if rows < 200 else 16 if rows < 1000 else 32
-    epochs = 20.0 if rows < 200 else 10.0 if rows <= FEW else 5.0
-    common = {"per_device_train_batch_size": batch, "num_train_epochs": epochs}
-    return [{"learning_rate": rate, **common} for rate in (1e-3, 3e-4)]
-
-
-def suggest_dropout() -> float:
-    return 0.3
+    epochs = 20.0 if rows < 32 else EPOCHS if rows <= FEW else 5.0
+    common = {"num_train_epochs": epochs, "per_device_train_batch_size": batch}
+    return [{"learning_rate": rate, **common} for rate in (RATE, RATE / 2)[rows > FEW : 1 if rows < 200 else None]]
 
 
 def find_changed(settings: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:

@@ -47,8 +47,8 @@ class TeacherLoss:
     cross-entropy on the rows that have a label. Rows of validation have labels alone, and the cross-entropy.
     """
 
-    def __init__(self, hard: ClassificationLoss):
-        self.hard = hard
+    def __init__(self, hard: ClassificationLoss | None):
+        self.hard = hard or ClassificationLoss()
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         """
@@ -175,9 +175,9 @@ def load_teacher(
 
         vectors, labels = embed(cast(Any, student), rows, arguments, make_trainer), np.asarray(rows["labels"])
         Probe(vectors, labels, len(wanted), STRENGTHS[1], False).put_into(cast(Any, student))
-        settings = {"learning_rate": RATE, "num_train_epochs": EPOCHS, "per_device_train_batch_size": 16}
-        kept = {"output_dir": str(folder), "save_strategy": "epoch", "save_total_limit": 1, "max_steps": -1}
-        settings |= kept | {"disable_tqdm": arguments.disable_tqdm, "ema_decay": 0.0, "mixup_alpha": 0.0}
+        settings: dict[str, Any] = {"learning_rate": RATE, "num_train_epochs": EPOCHS, "max_steps": -1}
+        settings |= {"output_dir": str(folder), "save_strategy": "epoch", "save_total_limit": 1}
+        settings |= {"per_device_train_batch_size": 16, "ema_decay": 0.0, "mixup_alpha": 0.0}
         complete = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
         print(f"The teacher {name} is fine-tuned on {len(rows):,} rows.", flush=True)
         trainer = make_trainer(student, set_quietly(arguments, settings), rows)
