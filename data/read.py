@@ -172,7 +172,8 @@ def open_text(path: Path, form: Format, newline: str) -> io.TextIOWrapper:
 
 def find_encoding(path: Path) -> str:
     """UTF-8, or what a byte order mark says; or else what charset-normalizer finds, with a warning."""
-    good, bad = 0, []
+    good = 0
+    bad: list[tuple[int, bytes]] = []
     with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             if number == 1 and (mark := find_mark(line)):
