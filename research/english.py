@@ -8,10 +8,10 @@ import argparse
 import shutil
 from pathlib import Path
 
+from wave_network.files import write_text
 from wave_network.training.distil import DistilArguments, distil
 
 TARGET = Path(__file__).resolve().parents[1] / "english"
-# Share-alike terms are those of the texts. The weights hold no text, but what single tokens mean to the teacher.
 TEXTS = {
     "wikipedia_en.txt.gz": (0.06, "CC BY-SA 3.0"),
     "reddit_2013.txt.gz": (0.05, "ODC PDDL (the compilation)"),
@@ -26,6 +26,11 @@ TEXTS = {
     "clickbait_headlines.txt.gz": (0.7, "MIT"),
     "snli_dev_captions.txt.gz": (0.5, "CC BY-SA 4.0"),
 }
+TERMS = """
+## Terms
+The weights are under Apache-2.0. Some of the texts are under share-alike terms, which are those of the texts: the
+weights hold one vector for each of 20,000 pieces of words and a single layer, from which no passage can be read.
+"""
 
 
 def main() -> None:
@@ -33,7 +38,7 @@ def main() -> None:
     parser.add_argument("--teacher", required=True, help="folder or name of a sentence encoder")
     parser.add_argument("--corpora", type=Path, required=True, help="folder with the files of TEXTS")
     parser.add_argument("--work_dir", default="runs/english", help="where stages are kept")
-    parser.add_argument("--max_passages", type=int, default=100_000)
+    parser.add_argument("--max_passages", type=int, default=61_440)
     arguments = parser.parse_args()
     made = Path(arguments.work_dir, "made")
     distil(
@@ -47,7 +52,11 @@ def main() -> None:
             save_dtype="float16",
         )
     )
-    shutil.copytree(made, TARGET, dirs_exist_ok=True, ignore=shutil.ignore_patterns("work", "metrics.json"))
+    # The code beside the weights is this package's own: a push writes it.
+    shutil.copytree(made, TARGET, dirs_exist_ok=True, ignore=shutil.ignore_patterns("work", "*.py"))
+    card = TARGET / "README.md"
+    head = "language: en\nlicense: apache-2.0\npipeline_tag:"
+    write_text(card, card.read_text(encoding="utf-8").replace("pipeline_tag:", head, 1) + TERMS)
     print(f"Written: {TARGET}")
 
 
