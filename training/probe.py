@@ -6,9 +6,8 @@ N rows, D dimensions of a text's vector, K classes.
 import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,15 +32,14 @@ Folds = list[tuple[np.ndarray, np.ndarray]]
 MakeTrainer = Callable[[PreTrainedModel, RunArguments, Dataset], Trainer]
 
 
-@dataclass
-class Choice:
-    """How to go on from an encoder, and what was measured on the rows that were held out."""
+class Choice(NamedTuple):
+    """How to go on from an encoder, and what was measured on the rows that were held out, (M,) and (M, K)."""
 
     probe: "Probe"
     settings: dict[str, Any]  # those of the fine-tuning; no epochs for the probe alone
     rows: np.ndarray
     logits: np.ndarray
-    accuracies: dict[str, float] = field(default_factory=dict)
+    accuracies: dict[str, float]
 
 
 class Probe:
@@ -62,7 +60,6 @@ class Probe:
             bias = bias - weight @ scaler.mean_
             if len(found) == 2:  # one map tells which of the two
                 weight, bias = np.stack([-weight[0], weight[0]]) / 2, np.stack([-bias[0], bias[0]]) / 2
-        self.strength = strength
         self.weight, self.bias = np.zeros((classes, vectors.shape[1])), np.full(classes, bias.min() - 10)
         self.weight[found], self.bias[found] = weight, bias
 

@@ -6,6 +6,7 @@ What the teacher says is kept in the run folder, so that a run that was stopped 
 import hashlib
 import json
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from transformers import (
 
 from ..data.load import TextData, read_texts
 from ..files import open_whole
-from .probe import STRENGTHS, Probe, embed
+from .probe import STRENGTHS, MakeTrainer, Probe, embed
 from .settings import MAX_LENGTH, ModelArguments, RunArguments, set_quietly
 from .trainer import ClassificationLoss, WaveTrainer
 
@@ -39,6 +40,7 @@ DROPPED = 0.15  # share of the words that a changed copy loses
 RATE, EPOCHS = 5e-5, 3.0  # of a teacher that is fine-tuned here
 
 Texts = list[tuple[str, ...]]
+Encode = Callable[[Dataset, PreTrainedTokenizerBase], Dataset]
 
 
 class TeacherLoss:
@@ -114,45 +116,43 @@ def change(text: str, chooser: random.Random) -> str:
 
 
 def ask_teacher(
-    name: str,
-    data: TextData,
-    texts: Texts,
-    arguments: RunArguments,
-    folder: Path,
-    encode: Callable[[Dataset, PreTrainedTokenizerBase], Dataset],
+    name: str, data: TextData, texts: Texts, arguments: RunArguments, folder: Path, encode: Encode
 ) -> Dataset:
     """The texts with labels (1 + K) for a `TeacherLoss`: their own, if any, and the teacher's logits."""
     decisive = json.dumps([name, data.fingerprint, arguments.seed])
     folder = folder / f"teacher-{hashlib.sha256(decisive.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    columns = dict(zip(("text", "text_pair"), map(list, zip(*texts, strict=True)), strict=False))
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_LENGTH)
-    model: nn.Module | None = None
+
+    def make_trainer(model: Any, settings: RunArguments, rows: Dataset) -> WaveTrainer:
+        return WaveTrainer(model, settings, DataCollatorWithPadding(tokenizer), rows, processing_class=tokenizer)
+
+    labels_N1 = np.full((len(texts), 1), -1.0)
+    labels_N1[: len(data.train), 0] = data.train["label"]
+    columns = dict(zip(("text", "text_pair"), map(list, zip(*texts, strict=True)), strict=False))
+    rows = Dataset.from_dict({**columns, "label": labels_N1[:, 0]})
+    trial = set_quietly(arguments, {"train_sampling_strategy": "random"})  # the logits in the order of the texts
+    trainer: WaveTrainer | None = None
     order: list[int] = []
     logits = []
     for start in tqdm(range(0, len(texts), SHARD), "Teacher's logits", disable=arguments.disable_tqdm):
-        shard = Dataset.from_dict({column: values[start : start + SHARD] for column, values in columns.items()})
         digest = hashlib.sha256(json.dumps(texts[start : start + SHARD]).encode()).hexdigest()
         file = folder / f"{digest[:16]}.npy"
         if not file.exists():
-            if model is None:
-                model, order = load_teacher(name, data, tokenizer, arguments, folder, encode)
+            if trainer is None:
+                model, order = load_teacher(name, data, arguments, folder, encode(data.train, tokenizer), make_trainer)
+                trainer = make_trainer(model, trial, rows)
+            shard = encode(rows.select(range(start, min(start + SHARD, len(texts)))), tokenizer)
+            found = trainer.predict(shard.remove_columns("labels")).predictions
             with open_whole(file, "wb") as opened:
-                np.save(opened, classify(model, tokenizer, shard)[:, order])
+                np.save(opened, np.asarray(found)[:, order])
         logits.append(np.load(file))
-    hard = [*map(float, data.train["label"]), *[-1.0] * (len(texts) - len(data.train))]
-    labels = np.concatenate([np.array(hard)[:, None], np.concatenate(logits)], axis=1)
-    return Dataset.from_dict({**columns, "label": labels.tolist()})
+    return Dataset.from_dict({**columns, "label": np.concatenate([labels_N1, np.concatenate(logits)], axis=1)})
 
 
 def load_teacher(
-    name: str,
-    data: TextData,
-    tokenizer: PreTrainedTokenizerBase,
-    arguments: RunArguments,
-    folder: Path,
-    encode: Callable[[Dataset, PreTrainedTokenizerBase], Dataset],
+    name: str, data: TextData, arguments: RunArguments, folder: Path, rows: Dataset, make_trainer: MakeTrainer
 ) -> tuple[nn.Module, list[int]]:
     """A classifier of the same classes, and where it has each of them; a sentence encoder becomes one first."""
     config, wanted = AutoConfig.from_pretrained(name, trust_remote_code=False), data.label_names
@@ -163,43 +163,23 @@ def load_teacher(
         if sorted(names) != sorted(wanted):
             raise ValueError(f"`teacher` {name!r} must have the classes {wanted}, got {names}.")
         model = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
-        return model.to(arguments.device).eval(), [names.index(each) for each in wanted]
+        return model, [names.index(each) for each in wanted]
     torch.manual_seed(arguments.seed)
-    student, weights = SentenceClassifier(name, len(wanted)), folder / "model.safetensors"
+    student, weights = cast(Any, SentenceClassifier(name, len(wanted))), folder / "model.safetensors"
     if not weights.exists():
-        rows = encode(data.train, tokenizer)
-
-        def make_trainer(model: Any, settings: RunArguments, rows: Dataset) -> WaveTrainer:
-            collator = DataCollatorWithPadding(tokenizer)
-            return WaveTrainer(model, settings, collator, rows, processing_class=tokenizer)
-
-        vectors, labels = embed(cast(Any, student), rows, arguments, make_trainer), np.asarray(rows["labels"])
-        Probe(vectors, labels, len(wanted), STRENGTHS[1], False).put_into(cast(Any, student))
+        print(f"The teacher {name} is fine-tuned on {len(rows):,} rows.", flush=True)
+        vectors, labels = embed(student, rows, arguments, make_trainer), np.asarray(rows["labels"])
+        Probe(vectors, labels, len(wanted), STRENGTHS[1], False).put_into(student)
         settings: dict[str, Any] = {"learning_rate": RATE, "num_train_epochs": EPOCHS, "max_steps": -1}
         settings |= {"output_dir": str(folder), "save_strategy": "epoch", "save_total_limit": 1}
         settings |= {"per_device_train_batch_size": 16, "ema_decay": 0.0, "mixup_alpha": 0.0}
-        complete = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
-        print(f"The teacher {name} is fine-tuned on {len(rows):,} rows.", flush=True)
-        trainer = make_trainer(student, set_quietly(arguments, settings), rows)
-        trainer.train(resume_from_checkpoint=str(complete[-1].parent) if complete else None)
+        settings |= {"disable_tqdm": arguments.disable_tqdm}
+        complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+        last = max(map(str, complete), key=lambda path: int(path.rpartition("-")[2]), default=None)
+        make_trainer(student, set_quietly(arguments, settings), rows).train(resume_from_checkpoint=last)
         with open_whole(weights, "wb") as opened:
             save_model(student, opened.name)
+        for path in folder.glob("checkpoint-*"):
+            shutil.rmtree(path)
     load_model(student, weights)
-    return student.to(arguments.device).eval(), list(range(len(wanted)))
-
-
-def classify(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> np.ndarray:
-    """Logits of texts, (N, K)."""
-    columns = [rows[name][:] for name in rows.column_names]
-    lengths = [sum(map(len, parts)) for parts in zip(*columns, strict=True)]
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    found: list[Any] = [None] * len(order)
-    for start in range(0, len(order), 32):
-        places = order[start : start + 32]
-        parts = [[column[place] for place in places] for column in columns]
-        batch = tokenizer(*parts, truncation=True, padding=True, return_tensors="pt")
-        with torch.inference_mode():
-            logits = model(**batch.to(next(model.parameters()).device))["logits"]
-        for place, row in zip(places, logits.float().cpu().numpy(), strict=True):
-            found[place] = row
-    return np.stack(found)
+    return student, list(range(len(wanted)))
