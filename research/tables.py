@@ -17,7 +17,7 @@ from scipy.stats import ttest_ind
 from wave_network.files import write_table, write_text
 
 from .bars import compare_times, describe_bars, find
-from .compare import SVM
+from .compare import BARE, SVM
 from .recipes import ABLATIONS, DATA_SETS, FINAL_ROWS, RECIPES, RIVALS
 from .reproduce import describe_settings
 from .runs import RESULTS, ROOT, read_results
@@ -37,7 +37,7 @@ def show(accuracies: Iterable[float]) -> str:
 
 def describe_device(lines: Rows) -> str:
     """Where some lines were measured."""
-    devices = sorted({f"{line['device'].partition(' (')[0]}, {line['threads']} threads" for line in lines})
+    devices = sorted({f"{line['device']}, {line['threads']} thread{'s' * (line['threads'] > 1)}" for line in lines})
     versions = sorted({f"torch {line['versions']['torch'].partition('+')[0]}" for line in lines})
     dates = sorted({line["date"] for line in lines})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
@@ -215,13 +215,14 @@ def make_pivot(experiment: str, value: str, shared: Iterable[str] = ()) -> str:
     order = sorted(cases, key=lambda case: case[0])
     means = frame.groupby(["training rows", "setting", "data"])["accuracy"].mean().unstack().reindex(order)
     means = means[[title for title in TITLES.values() if title in means]]
-    means["mean"] = means.mean(axis=1)
+    if len(means.columns) > 1:
+        means["mean"] = means.mean(axis=1)
     counts = frame.groupby(["training rows", "setting", "data"]).size().unstack().min(axis=1)
     return write_table(
         {"training rows": f"{rows:,}", "setting": setting, **means.loc[rows, setting].map("{:.1f}".format).to_dict()}
         | {"seeds": int(counts[rows, setting])}
         for rows, setting in order
-    ) + describe_device(lines)
+    )
 
 
 def make_classification() -> str:
@@ -365,10 +366,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "readings": make_readings,
     "classification": make_classification,
     "defaults": lambda: make_pivot("defaults", "validation_accuracy", shared=["model", "packing"]),
-    "choices": lambda: make_pivot(
-        "choices", "accuracy", shared=["model", "packing", "num_train_epochs", "conv_kernel_size"]
-    ),
-    "few rows": lambda: make_pivot("few-rows", "accuracy"),
+    "choices": lambda: make_pivot("choices", "accuracy", shared=[*BARE, "num_train_epochs"]),
+    "few rows": lambda: make_pivot("few-rows", "accuracy", shared=["model"]),
     "dropout": make_dropout,
     "bars": lambda: write_table(describe_bars(read_bench())),
     "models": make_models,
