@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,7 @@ def cut_rows(labels: Sequence[Any], fraction: float, seed: int) -> Cut:
 
     A class of two or more rows is in both parts, so nothing is validated that was not trained; a single row is kept.
     """
-    generator = np.random.default_rng(seed)
-    return cut_each_class(labels, fraction, generator.permutation)
+    return cut_each_class(labels, fraction, np.random.default_rng(seed).permutation)
 
 
 def cut_newest(labels: Sequence[Any], order: Sequence[Any], fraction: float) -> Cut:
@@ -71,9 +70,7 @@ def cut_newest(labels: Sequence[Any], order: Sequence[Any], fraction: float) -> 
     As `cut_rows`, but of every class the rows that come last in an order, such as that of their dates. Where the test
     rows are newer than the training rows, random ones would be too easy: they have neighbours in the same discussion.
     """
-    ranks = np.empty(len(order), dtype=np.int64)
-    ranks[sorted(range(len(order)), key=order.__getitem__)] = np.arange(len(order))
-    return cut_each_class(labels, fraction, lambda rows: rows[np.argsort(-ranks[rows])])
+    return cut_each_class(labels, fraction, lambda rows: sorted(rows, key=lambda row: (order[row], row), reverse=True))
 
 
 def cut_whole_texts(texts: Sequence[Any], labels: Sequence[Any], fraction: float, seed: int) -> Cut:
@@ -106,18 +103,16 @@ def cut_whole_texts(texts: Sequence[Any], labels: Sequence[Any], fraction: float
 def spans(text: str) -> Iterator[str]:
     """All runs of words of a text but the whole of it."""
     words = text.split(" ")
-    for first in range(len(words)):
-        for last in range(first + 1, len(words) + 1):
-            if last - first < len(words):
-                yield " ".join(words[first:last])
+    places = combinations(range(len(words) + 1), 2)
+    return (" ".join(words[first:last]) for first, last in places if last - first < len(words))
 
 
-def cut_each_class(labels: Sequence[Any], fraction: float, arrange: Callable[[np.ndarray], np.ndarray]) -> Cut:
+def cut_each_class(labels: Sequence[Any], fraction: float, arrange: Callable[[np.ndarray], Any]) -> Cut:
     """Of every class, the first ones of its rows as `arrange` puts them."""
     classes = np.unique(np.asarray(labels), return_inverse=True)[1]
     cut: list[int] = []
     for index in range(classes.max() + 1):
         rows = np.flatnonzero(classes == index)
         size = min(max(round(len(rows) * fraction), 1), len(rows) - 1)
-        cut += arrange(rows)[:size].tolist()
+        cut += map(int, arrange(rows)[:size])
     return sorted(set(range(len(labels))) - set(cut)), sorted(cut)

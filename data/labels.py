@@ -6,7 +6,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from decimal import Decimal
 from itertools import chain
 from typing import Any
@@ -46,17 +45,11 @@ def read_label_column(batch: Batch, column: str) -> list[Any]:
     """A column of values of one kind. Numbers that have declared names become these, and -1, which has none, None."""
     values = [value.tolist() if hasattr(value, "tolist") else value for value in batch.read(column)]
     values = [None if is_missing(value) else list(value) if type(value) is tuple else value for value in values]
-    kinds = [find_kind(value) for value in values]
-    first = next((kind for kind in kinds if kind), "")
-    if not set(kinds) <= {None, first} - {""}:
-        row, wrong = next(
-            (row, value) for row, value in enumerate(values) if kinds[row] not in (None, first) or kinds[row] == ""
-        )
-        got = f"{wrong!r:.60} in row {batch.start + row + 1} of {batch.where}"
-        unlike = f" after {values[kinds.index(first)]!r:.60}" if first else ""
-        raise ValueError(
-            f"The label column {column!r} must hold one number or string a row, or lists, got {got}{unlike}."
-        )
+    first = next(filter(None, map(find_kind, values)), None)
+    for row, value in enumerate(values, start=batch.start + 1):
+        if find_kind(value) not in (None, first):
+            wrong = f"{value!r:.60} in row {row} of {batch.where}"
+            raise ValueError(f"The label column {column!r} must hold numbers, strings or lists, one kind, got {wrong}.")
     if column not in batch.class_names:
         return values
     names: dict[Any, Any] = {**dict(enumerate(batch.class_names[column])), -1: None}
@@ -127,15 +120,17 @@ def change(labels: Labels, make: Callable[[Any, str], Any]) -> None:
 
 def parse_list(label: Any, where: str) -> list[Any] | None:
     """The list that a string such as "['a', 'b']" or "[1, 0, 1]" writes."""
-    parts: Any = None if label else []
+    if not label:
+        return None
+    try:
+        parts = ast.literal_eval(label)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        parts = None
     # Python reads 'a' 'b', which numpy writes, as one string.
-    if label and not re.search(r"""['"]\s+['"]""", label):
-        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            parts = ast.literal_eval(label)
-    if not is_list(parts) or not set(map(type, parts)) <= {bool, int, str}:
+    if not is_list(parts) or not set(map(type, parts)) <= {bool, int, str} or re.search(r"""['"]\s+['"]""", label):
         hint = "write a;b and set `label_separator`, or set `task` to 'single'"
         raise ValueError(f"A label must be a list such as ['a', 'b'], got {label!r:.60} in {where}: {hint}.")
-    return parts if label else None
+    return parts
 
 
 def read_number(label: str | None, where: str) -> float | None:
@@ -175,10 +170,10 @@ def index_labels(labels: Labels, declared: list[str] | None, task: str) -> list[
             values[:] = [known.get(number, str(number)) for number in (int(Decimal(value)) for value in values)]
     trained = set(labels["train"])
     names = declared or sorted(trained, key=int if all(map(INTEGER.fullmatch, trained)) else str)
+    allowed = [name for name in names if name in trained]
     for split, values in labels.items():
-        unknown = sorted(set(values) - set(names))
-        if unknown:
-            raise ValueError(f"The labels of the {split} split must be among {names}, got {unknown}.")
+        if unknown := sorted(set(values) - set(allowed)):
+            raise ValueError(f"The labels of the {split} split must be among {allowed}, got {unknown}.")
     if len(trained) < 2:
         raise ValueError(f"The training rows must have at least two classes, got only {sorted(trained)}.")
     warn_of_names(names)
@@ -195,16 +190,3 @@ def warn_of_names(names: Sequence[str]) -> None:
         logger.warning("Labels that differ by case or spaces alone are different classes: %s.", doubled[:5])
     if "-1" in names:
         logger.warning("The label -1 is a class like the others. Remove its rows if it means that they have no label.")
-    numbers = [name for name in names if NUMBER.fullmatch(name)]
-    if 0 < len(numbers) < len(names):
-        words = [name for name in names if name not in numbers]
-        logger.warning("Some labels are numbers (%s), and some are words (%s).", numbers[:3], words[:3])
-
-
-def check_trained(labels: Labels, names: Sequence[str], task: str) -> None:
-    used = {split: set(chain.from_iterable(values) if task == "multi" else values) for split, values in labels.items()}
-    for split, indices in used.items():
-        unseen = sorted(indices - used["train"])
-        if unseen and names:
-            got = [names[index] for index in unseen]
-            raise ValueError(f"The labels of the {split} split must occur in the training rows, got {got}.")

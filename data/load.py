@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain
@@ -15,7 +16,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from .columns import NUMBER, check_columns, find_label_column, find_text_columns, is_label_name, is_missing
 from .cuts import CUTS, cut_validation
-from .labels import Labels, check_trained, index_labels, read_label, read_labels, resolve_task
+from .labels import Labels, index_labels, read_label, read_labels, resolve_task
 from .read import Batch, Format, find_kind, read_batches
 from .sources import choose_splits, find_sources
 
@@ -84,32 +85,26 @@ def load_text_data(
     """
     The splits of a text classification or regression data set.
 
-    Training rows with an empty text or no label are dropped, with a warning that counts them; in validation and test
-    they stay, since a score over fewer rows compares with nothing. A validation or test split without labels (none, or
-    all -1 as in GLUE) is left out, with a warning.
+    Training rows with an empty text or no label are dropped, and counted in a warning. In validation and test they
+    stay: a score over fewer rows compares with nothing. Such a split without any labels is left out, with a warning.
 
     Args:
-        dataset: A built-in name (`bbc_news`); or a file or its http address (see `READERS` and `COMPRESSIONS` in
-            read.py for the kinds); or a folder with such a file, or all its parts (`train-00000-of-00002` ...), for
-            each split (`train`, `validation`, `test`), and, optionally, a `classes.txt` with one label name a line in
-            label order; or a folder of texts as `train/sport/1.txt`, or `sport/1.txt`; or a folder that
-            `save_to_disk` of the datasets library wrote; or else a name on the Hub, with its `dataset_config`. In
-            Python also a DataFrame, a Dataset, a dict of columns, a list of dicts, or a pair `(texts, labels)`; or
-            a DatasetDict, or dict, with these for each split.
+        dataset: A built-in name (`bbc_news`); a file or its http address; a folder with a file, or all its parts
+            (`train-00000-of-00002` ...), for each split and, optionally, a `classes.txt` with one label name a line in
+            label order; a folder of texts as `train/sport/1.txt`, or `sport/1.txt`; a folder that `save_to_disk` of
+            the datasets library wrote; or a name on the Hub, with its `dataset_config`. In Python also a DataFrame, a
+            Dataset, a dict of columns, a list of dicts, a pair `(texts, labels)`, or a dict with one for each split.
         train_file, validation_file, test_file: A file for each split, instead of or beside `dataset`.
-        text_columns: The columns with the text. Two are a pair of texts; more are joined by spaces into one. Without
-            it: see `find_text_columns`.
-        label_column: The column with the label, or several that hold 0 or 1 for one label each. Without it: see
-            `find_label_column`.
+        text_columns: The columns with the text. Two are a pair of texts; more are joined by spaces into one.
+        label_column: The column with the label, or several that hold 0 or 1 for one label each.
         label_separator: What stands between the labels of a cell, such as `;`: each row has any number of labels.
         task: "single", "multi" or "number". Without it: "multi" for lists of labels, "number" for more than 20
             different numbers with fractions, or else "single".
         delimiter, encoding: Of CSV and other text files. Without them: found from the content.
         no_header: The first row of CSV and Excel files is data. The columns are `column_1`, `column_2` ...
         validation_fraction: Which part of every class is cut from the training rows, if there is no validation split.
-            Rows of the same text stay on one side of the cut.
         validation_cut: Which rows these are: "random" ones, the "newest" by `order_column` (numbers, or words in
-            alphabetical order), or "whole_texts" (see cuts.py).
+            alphabetical order), or "whole_texts" (see cuts.py). Rows of the same text stay together.
         train_split, validation_split, test_split: The names of the splits, where they are not the usual ones.
         seed: Decides which rows are cut.
 
@@ -118,8 +113,8 @@ def load_text_data(
         names that `classes.txt` or the training rows declare.
 
     Raises:
-        FileNotFoundError: There is no such file or folder, or the package of `bbc_news` is not installed.
-        OSError: There is no such name on the Hub, or the Hub or the address cannot be reached.
+        OSError: There is no such file, folder or name on the Hub, or it cannot be reached; or `bbc_news` lacks its
+            package.
         ValueError: An argument, a column, a file's content or a label is not as described; the message says which.
     """
     if not 0 < validation_fraction < 1:
@@ -150,7 +145,6 @@ def load_text_data(
     kept = find_usable(splits["train"], labels["train"], class_names)
     labels["train"] = [labels["train"][index] for index in kept]
     label_names = index_labels(labels, class_names, task)
-    check_trained(labels, label_names, task)
     rows = {split: {**splits[split], "label": values} for split, values in labels.items()}
     rows["train"] |= take_rows(splits["train"], kept)
 
@@ -161,7 +155,6 @@ def load_text_data(
         sets = [label if task == "multi" else [label] if task == "single" else [] for label in labels["train"]]
         kept, cut = cut_validation(texts, sets, validation_cut, validation_fraction, seed, order)
         rows |= {"validation": take_rows(rows["train"], cut), "train": take_rows(rows["train"], kept)}
-        check_trained({split: part["label"] for split, part in rows.items()}, label_names, task)
     elif validation_cut != "random":
         raise ValueError(f"`validation_cut` {validation_cut!r} is for data without a validation split; this has one.")
     rows = {split: rows[split] for split in asked if split in rows}
@@ -196,12 +189,9 @@ def read_texts(
     "text_pair": ...}`. A row in is a row out: a missing text is an empty one. The columns are found before it returns.
 
     Args:
-        path: A file, or its http address, of a kind in `READERS` of read.py, read in the memory of one batch; or a
-            JSON list, read at once.
+        path: A file, or its http address, read in the memory of one batch; or a JSON list, read at once.
         text_columns: As in `load_text_data`; or one, which the only column of a file stands for.
-        delimiter, encoding, no_header: As in `load_text_data`.
         keep: Columns whose values are returned as well: `{"text": ..., "kept": {name: value}}`.
-        batch_size: At least 1.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -238,10 +228,8 @@ def sample_columns(batches: Sequence[Batch], size: int = 1000) -> dict[str, list
     samples: dict[str, list[Any]] = {name: [] for batch in batches for name in batch.columns}
     for batch in batches:
         for name in batch.columns:
-            try:
+            with suppress(ValueError):  # it is told only if the column is used
                 samples[name] += [value for value in batch.read(name, step) if not is_missing(value) and value != ""]
-            except ValueError:  # it is told only if the column is used
-                continue
     return samples
 
 
@@ -280,16 +268,13 @@ def read_order(batches: Sequence[Batch], column: str) -> list[Any]:
 def leave_out_splits(labels: Labels, are_declared: bool) -> None:
     """Deletes splits of which no row has a label; refuses those of which some rows have none."""
     for split in {"validation", "test"} & labels.keys():
-        missing = [row for row, label in enumerate(labels[split], start=1) if label is None]
         none: list[Any] = [None, []] if "-1" in labels["train"] and not are_declared else [None, [], "-1"]
         if all(label in none for label in labels[split]):
             logger.warning("The %s split has no labels (none, or all -1): it is left out.", split)
             del labels[split]
-        elif missing:
-            raise ValueError(
-                f"Every row of the {split} split must have a label; it is missing in {len(missing)} of "
-                f"{len(labels[split])}, such as the rows {missing[:10]} (counted from 1)."
-            )
+        elif None in labels[split]:
+            row = labels[split].index(None) + 1
+            raise ValueError(f"Every row of the {split} split must have a label; row {row} has none.")
 
 
 def find_usable(texts: Rows, labels: Sequence[Any], class_names: Sequence[str] | None) -> list[int]:

@@ -11,8 +11,8 @@ import lzma
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from itertools import chain, islice
@@ -39,7 +39,7 @@ COMPRESSIONS: dict[str, Callable[[Path], Any]] = {
     ".zip": lambda path: zipfile.ZipFile(path).open(find_member(path)),  # noqa: SIM115
 }
 DELIMITERS = (",", ";", "\t", "|")
-SAMPLE = 2**18  # bytes or characters from which the encoding and the delimiter are found
+SAMPLE, MOST_LINES = 2**18, 2000  # bytes and lines that a legacy encoding is found from
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
 MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 # The first of those that are equally likely is taken.
@@ -141,11 +141,10 @@ def fetch(url: str) -> Iterator[Path]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / (Path(urlsplit(url).path).name or "data")
         try:
-            _, headers = urlretrieve(url, path)  # which sees when a file comes incomplete
+            urlretrieve(url, path)  # which sees when a file comes incomplete
         except (OSError, HTTPException, ValueError) as error:
             raise OSError(f"{url!r} cannot be downloaded: {error}") from error
-        name = Path(headers.get_filename() or "").name
-        yield path.rename(path.with_name(name)) if name and not path.name.lower().endswith(ENDINGS) else path
+        yield path
 
 
 def find_kind(path: Path) -> str:
@@ -166,13 +165,6 @@ def open_bytes(path: Path) -> IO[bytes]:
     return COMPRESSIONS.get(path.suffix.lower(), lambda path: path.open("rb"))(path)
 
 
-def open_seekable(path: Path) -> IO[bytes]:
-    if path.suffix.lower() not in COMPRESSIONS:
-        return path.open("rb")
-    with open_bytes(path) as file:
-        return io.BytesIO(file.read())
-
-
 def open_text(path: Path, form: Format, newline: str) -> io.TextIOWrapper:
     encoding = form.encoding or find_encoding(path)
     return io.TextIOWrapper(open_bytes(path), encoding=encoding, newline=newline)
@@ -180,28 +172,21 @@ def open_text(path: Path, form: Format, newline: str) -> io.TextIOWrapper:
 
 def find_encoding(path: Path) -> str:
     """UTF-8, or what a byte order mark says; or else what charset-normalizer finds, with a warning."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    good = 0
+    bad: list[tuple[int, bytes]] = []
     with open_bytes(path) as file:
-        head = file.read(SAMPLE)
-        if mark := find_mark(head):
-            return mark
-        if head.count(0) > len(head) / 4:  # UTF-16 without a mark, of mostly ASCII
-            return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
-        try:
-            for chunk in chain([head], iter(lambda: file.read(SAMPLE), b"")):
-                decoder.decode(chunk)
-            decoder.decode(b"", final=True)
-            return "utf-8"
-        except UnicodeDecodeError:
-            pass
-    if 0 in head:
-        raise FileError(f"The file {str(path)!r} is no text file, as {find_kind(path)} says.")
-    with open_bytes(path) as file:
-        lines = list(islice(((n, line) for n, line in enumerate(file, start=1) if not line.isascii()), 2000))
-    wrong = [number for number, line in lines if not is_utf8(line)]
-    if 2 * len(wrong) < len(lines):  # another encoding is hardly ever UTF-8 by chance
-        raise FileError(f"Line {wrong[0]} of {str(path)!r} is not UTF-8, as others are: mend it, or set `encoding`.")
-    return find_legacy_encoding(b"".join(line for _, line in lines), str(path))
+        for number, line in enumerate(file, start=1):
+            if number == 1 and (mark := find_mark(line)):
+                return mark
+            if 0 in line:
+                raise FileError(f"{str(path)!r} is no text file: line {number} has zero bytes. Or set `encoding`.")
+            if line.isascii() or is_utf8(line):
+                good += not line.isascii()
+            elif len(bad) < MOST_LINES:
+                bad.append((number, line))
+    if 0 < len(bad) < good:  # another encoding is hardly ever UTF-8 by chance
+        raise FileError(f"Line {bad[0][0]} of {str(path)!r} is not UTF-8, as others are: mend it, or set `encoding`.")
+    return find_legacy_encoding(b"".join(line for _, line in bad), str(path)) if bad else "utf-8"
 
 
 def find_mark(head: bytes) -> str | None:
@@ -230,51 +215,40 @@ def find_first(match: charset_normalizer.CharsetMatch) -> int:
 def read_csv(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
     csv.field_size_limit(2**31 - 1)  # Python's own limit is less than a long document
     form = form._replace(encoding=form.encoding or find_encoding(path))
-    with open_text(path, form, newline="") as file:
-        lines = io.StringIO(file.read(SAMPLE), newline="").readlines()
-    said = re.fullmatch(r"sep=(.)\s*", lines[0]) if lines else None  # Excel reads and writes such a first line
-    delimiter = form.delimiter or (said[1] if said else find_delimiter(path, lines))
-    if delimiter not in (",", form.delimiter):
-        logger.info("The delimiter of %r is %r.", str(path), delimiter)
+    delimiter = form.delimiter or find_delimiter(path, form)
     with open_text(path, form, newline="") as file:
         # Strict, since a stray quote would otherwise swallow the lines up to the next one.
         reader = csv.reader(file, delimiter=delimiter, strict=True)
-        rows = islice(filter(None, reader), 1 if said else 0, None)
 
         def check_rows() -> Iterator[list[str]]:
+            width = 0
             try:
-                first = next(rows, [])
-                for row in chain([first] if first else [], rows):
-                    if len(row) != len(first):
-                        raise csv.Error(f"{len(row)} fields where the first row has {len(first)}, by {delimiter!r}")
+                for row in filter(None, reader):
+                    width = width or len(row)
+                    if len(row) != width:
+                        wrong = f"{len(row)} fields where the first row has {width}, by {delimiter!r}"
+                        raise csv.Error(f"{wrong}. Quote the field, or set `delimiter`")
                     yield row
             except csv.Error as error:
-                reason = f"{error}. Quote the field, or set `delimiter`." if "fields" in str(error) else f"{error}."
-                raise FileError(f"{str(path)!r} cannot be read up to line {reader.line_num}: {reason}") from error
+                raise FileError(f"{str(path)!r} cannot be read up to line {reader.line_num}: {error}.") from error
 
         yield from name_columns(path, check_rows(), form, batch_size)
 
 
-def find_delimiter(path: Path, lines: list[str]) -> str:
-    """The one by which all rows of a sample have the same number of fields, of two or more."""
+def find_delimiter(path: Path, form: Format) -> str:
+    """The one by which the first rows all have the same number of fields, of two or more."""
     fits = []
-    is_cut = sum(map(len, lines)) == SAMPLE
     for delimiter in DELIMITERS:
-        widths = []
-        try:
-            for row in filter(None, csv.reader(lines, delimiter=delimiter, strict=True)):
-                widths.append(len(row))
-        except csv.Error as error:
-            if not (is_cut and "end of data" in str(error)):  # it is cut within quotes
-                continue
-        if len(set(widths[:-1] if is_cut else widths)) == 1 and widths[0] > 1:
-            fits.append(delimiter)
+        with open_text(path, form, newline="") as file, suppress(csv.Error):
+            rows = filter(None, csv.reader(file, delimiter=delimiter, strict=True))
+            widths = {len(row) for row in islice(rows, MOST_LINES)}
+            fits += [delimiter] if len(widths) == 1 and max(widths) > 1 else []
     if find_kind(path) == ".tsv" and (not fits or "\t" in fits):
         return "\t"
     if len(fits) > 1:
         raise FileError(f"The delimiter of {str(path)!r} may be one of {fits}: set `delimiter`.")
-    # Where none fits, the row that does not is named when it is read.
-    return fits[0] if fits else max(DELIMITERS, key=lines[0].count) if lines else ","
+    with open_text(path, form, newline="") as file:  # where none fits, the row that does not is named when it is read
+        return fits[0] if fits else max(DELIMITERS, key=file.readline().count)
 
 
 def name_columns(path: Path, rows: Iterator[list[Any]], form: Format, batch_size: int) -> Iterator[Batch]:
@@ -295,17 +269,14 @@ def check_header(path: Path, header: list[str], rows: list[list[Any]], given: Se
     values = [{str(value).strip() for value in column} for column in zip(*rows, strict=True)]
     named = [(name, values[index]) for index, name in enumerate(header) if name]
     usual = {*given, *TEXT_COLUMNS, *LABEL_COLUMNS, *OTHER_NAMES}
-    is_usual = any((name in usual or name.lower() in usual) and name not in column for name, column in named)
-    reasons = [f"{name!r} stands there twice" for name, count in Counter(header).items() if name and count > 1]
+    is_usual = any({name, name.lower()} & usual and name not in column for name, column in named)
+    wrong = [f"{name!r} stands there twice" for name, count in Counter(header).items() if name and count > 1]
     for name, column in [] if is_usual else named:
-        reasons += [f"{name!r} is also a value of its column"] if name in column else []
-        reasons += [f"{name!r} is no name"] if not LETTER.search(name) else []
-        reasons += [f"{name!r:.60} may be a text"] if len(name.split()) > 3 or len(header) == 1 else []
-    if reasons:
-        raise FileError(
-            f"Line 1 of {str(path)!r} must hold the names of the columns, but {reasons[0]}: set `no_header` if it is "
-            "data, or give other names."
-        )
+        is_data = name in column or not LETTER.search(name) or len(name.split()) > 3 or len(header) == 1
+        wrong += [f"{name!r:.60} may be data"] if is_data else []
+    if wrong:
+        reason = f"{wrong[0]}: set `no_header` if it is data, or give other names"
+        raise FileError(f"Line 1 of {str(path)!r} must hold the names of the columns, but {reason}.")
 
 
 def read_json(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
@@ -315,16 +286,16 @@ def read_json(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
         number, first = next(lines, (1, "[]"))
         is_list = first.lstrip().startswith("[")
 
-        def parse(number: int, line: str) -> Any:
-            try:
-                return json.loads(line)
-            except (ValueError, RecursionError) as error:
-                place = "as a list of objects" if is_list else f"as an object on each line, in line {number}"
-                raise FileError(f"The file {str(path)!r} cannot be read {place}: {error}") from error
+        def read_rows() -> Iterator[Any]:
+            for number_, text in [(number, first + file.read())] if is_list else chain([(number, first)], lines):
+                try:
+                    value = json.loads(text)
+                except (ValueError, RecursionError) as error:
+                    place = "as a list of objects" if is_list else f"as an object on each line, in line {number_}"
+                    raise FileError(f"The file {str(path)!r} cannot be read {place}: {error}") from error
+                yield from value if is_list else [value]
 
-        rows = parse(1, first + file.read()) if is_list else (parse(*line) for line in chain([(number, first)], lines))
-        rows = iter(rows)
-        names: dict[str, None] = {}
+        rows, names = read_rows(), dict[str, None]()
         while batch := list(islice(rows, batch_size)):
             if wrong := [row for row in batch if not isinstance(row, dict)]:
                 raise FileError(f"The file {str(path)!r} must hold JSON objects, got {wrong[0]!r:.60}.")
@@ -343,22 +314,18 @@ def flatten(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_parquet(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
-    with open_seekable(path) as file, pq.ParquetFile(file) as table:
+    with pq.ParquetFile(path) as table:
         for batch in table.iter_batches(batch_size):
             yield from split_table(str(path), pa.Table.from_batches([batch], schema=table.schema_arrow), batch_size)
 
 
 def read_arrow(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
     """Feather and Arrow files, or the streams that the datasets library keeps."""
-    with open_seekable(path) as file:
-        try:
-            reader = pa.ipc.open_file(file)
-            batches: Iterable[pa.RecordBatch] = map(reader.get_batch, range(reader.num_record_batches))
-        except pa.ArrowInvalid:
-            file.seek(0)
-            batches = pa.ipc.open_stream(file)
-        for batch in batches:
-            yield from split_table(str(path), pa.Table.from_batches([batch]), batch_size)
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except pa.ArrowInvalid:
+        table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+    yield from split_table(str(path), table, batch_size)
 
 
 def split_table(where: str, table: pa.Table, batch_size: int) -> Iterator[Batch]:
@@ -379,7 +346,7 @@ def read_excel(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
         import openpyxl
     except ImportError as error:
         raise FileError('Excel files need openpyxl: pip install "wave-network[excel]"') from error
-    with open_seekable(path) as file:
+    with path.open("rb") as file:
         sheet, *others = openpyxl.load_workbook(file, read_only=True, data_only=True).worksheets
         if others:
             logger.warning("Only the first sheet of %r is read: %r.", str(path), sheet.title)

@@ -22,7 +22,6 @@ from .read import (
     Format,
     find_kind,
     find_legacy_encoding,
-    find_mark,
     flatten,
     is_url,
     is_utf8,
@@ -93,13 +92,11 @@ def find_in_folder(folder: Path, form: Format) -> Sources:
         if is_split and (file.suffix == ".zip" or find_kind(file) in READERS):
             found.setdefault(PART.sub("", file.name.split(".")[0]), []).append(file)
     if "train" not in map(find_split, found):
-        for pattern in ("[!.]*/[!.]*/[!.]*.txt", "[!.]*/[!.]*.txt"):  # train/sport/1.txt, or sport/1.txt
-            splits: dict[str, list[Path]] = {}
-            for file in sorted(folder.glob(pattern)):
-                splits.setdefault(file.parent.parent.name if pattern.count("/") > 1 else "train", []).append(file)
-            classes = {file.parent.name for file in chain(*splits.values())}
-            if "train" in map(find_split, splits) and not any(map(find_split, classes)):
-                return {split: partial(read_class_folders, files) for split, files in splits.items()}
+        splits = {part.name: sorted(part.glob("[!.]*/*.txt")) for part in folder.glob("[!.]*")}  # train/sport/1.txt
+        if not any(splits.values()):
+            splits = {"train": sorted(folder.glob("[!.]*/[!.]*.txt"))}  # sport/1.txt
+        if splits.get("train"):
+            return {split: partial(read_class_folders, files) for split, files in splits.items() if files}
     for split, files in found.items():
         counts = {int(part[1]) for file in files if (part := PART.search(file.name.split(".")[0]))} or {1}
         if counts != {len(files)}:
@@ -149,9 +146,8 @@ def read_object(value: Any, where: str) -> Iterable[Batch]:
     """A Dataset, a frame of pandas or of what speaks Arrow, a dict of columns, dicts, or texts and labels."""
     if isinstance(value, datasets.Dataset):
         value = value.with_format("arrow")[:]
-    elif type(value).__module__.split(".")[0] == "pandas" and hasattr(value, "columns"):
-        value = value.astype(object).where(value.notna(), None)
-        value = {str(name): value.iloc[:, index].tolist() for index, name in enumerate(value.columns)}
+    elif hasattr(value, "columns") and hasattr(value, "notna"):  # pandas: columns of mixed kinds are none of Arrow
+        value = value.astype(object).where(value.notna(), None).to_dict("list")
     elif hasattr(value, "__arrow_c_stream__"):
         value = pa.table(value)
     if isinstance(value, pa.Table):
@@ -170,18 +166,13 @@ def read_object(value: Any, where: str) -> Iterable[Batch]:
 
 def read_class_folders(files: Sequence[Path], legacy: str | None = None) -> list[Batch]:
     """One text a file; the label is the name of its folder."""
-    contents = [file.read_bytes() for file in files]
-    strange = [text for text in contents if not find_mark(text) and not is_utf8(text)]
+    contents, where = [file.read_bytes() for file in files], str(files[0].parent.parent)
+    strange = [text for text in contents if not is_utf8(text)]
     if strange and not legacy:
-        legacy = find_legacy_encoding(b"\n".join(strange), str(files[0].parent.parent))
-    texts = []
-    for file, text in zip(files, contents, strict=True):
-        try:
-            texts.append(text.decode(find_mark(text) or ("utf-8" if is_utf8(text) else legacy or "")))
-        except UnicodeError as error:
-            raise ValueError(f"The file {str(file)!r} cannot be read: {error}") from error
+        legacy = find_legacy_encoding(b"\n".join(strange), where)
+    texts = [text.decode("utf-8-sig" if is_utf8(text) else legacy or "") for text in contents]
     labels = [None if file.parent.name in UNLABELLED else file.parent.name for file in files]
-    return [Batch(str(files[0].parent.parent), {"text": texts, "label": labels})]
+    return [Batch(where, {"text": texts, "label": labels})]
 
 
 def read_bbc_news() -> Sources:

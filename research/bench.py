@@ -82,8 +82,8 @@ TIMED: dict[str, list[Case]] = {
 }
 WEIGHED = {
     "memory": cross(["ours", "ours, readable", "polar form", *RIVALS], "training"),
-    # A document is read in chunks of `chunk_length` tokens.
-    "document": [Case("ours", batch=1, length=length) for length in (16384, 262144)],
+    # Of two and of eight chunks.
+    "document": [Case("ours", batch=1, length=length) for length in (65536, 262144)],
 }
 
 
@@ -228,24 +228,30 @@ def set_up() -> None:
     torch.set_flush_denormal(True)  # as in training
 
 
-def measure() -> list[dict[str, Any]]:
+def measure(groups: Sequence[str]) -> list[dict[str, Any]]:
     """All lines of one run."""
     stream, lines = read_stream(), []
-    for group, cases in TIMED.items():
-        lines += [{"group": group, **line} for line in time_group(cases, stream)]
+    for group in groups:
+        if group in TIMED:
+            made = time_group(TIMED[group], stream)
+        elif group in WEIGHED:
+            made = [weigh_apart(case, stream) for case in tqdm(WEIGHED[group], disable=None)]
+        else:
+            made = list(measure_errors())
+        lines += [{"group": group, **line} for line in made]
         gc.collect()
-    for group, cases in WEIGHED.items():
-        lines += [{"group": group, **weigh_apart(case, stream)} for case in tqdm(cases, disable=None)]
-    return lines + [{"group": "errors", **line} for line in measure_errors()]
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    groups = [*TIMED, *WEIGHED, "errors"]
+    parser.add_argument("--only", nargs="+", choices=groups, default=groups, help="groups of cases (default: all)")
     parser.add_argument("--results", type=Path, default=RESULTS / "bench.jsonl", help="file of result lines")
     arguments = parser.parse_args()
     set_up()
     where = {"run": uuid.uuid4().hex[:8], **describe_measurement()}
-    for line in measure():
+    for line in measure(arguments.only):
         append_line(arguments.results, where | line)
 
 

@@ -50,12 +50,11 @@ EXPERIMENTS = {
         seeds=5,
     ),
     "few-rows": Experiment(
-        "few training rows: finetune without settings, and how many epochs of a new model",
+        "how many epochs a new model takes of few training rows",
         dict.fromkeys(
             FIVE,
             (
                 SVM,
-                {},
                 {**NEW, "num_train_epochs": 10},
                 {**NEW, "num_train_epochs": 30},
                 {**NEW, "num_train_epochs": 30, "restore": "magnitude"},

@@ -5,10 +5,11 @@ on. The same command goes on with a run that was stopped.
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
-from wave_network.files import write_text
+from wave_network.files import read_json, write_text
 from wave_network.training.distil import DistilArguments, distil
 
 TARGET = Path(__file__).resolve().parents[1] / "english"
@@ -54,6 +55,8 @@ def main() -> None:
     )
     # The code beside the weights is this package's own: a push writes it.
     shutil.copytree(made, TARGET, dirs_exist_ok=True, ignore=shutil.ignore_patterns("work", "*.py"))
+    tokenizer = TARGET / "tokenizer.json"  # a third of the size without spaces
+    write_text(tokenizer, json.dumps(read_json(tokenizer), ensure_ascii=False, separators=(",", ":")) + "\n")
     card = TARGET / "README.md"
     head = "language: en\nlicense: apache-2.0\npipeline_tag:"
     write_text(card, card.read_text(encoding="utf-8").replace("pipeline_tag:", head, 1) + TERMS)

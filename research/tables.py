@@ -17,7 +17,7 @@ from scipy.stats import ttest_ind
 from wave_network.files import write_table, write_text
 
 from .bars import compare_times, describe_bars, find
-from .compare import SVM
+from .compare import BARE, SVM
 from .recipes import ABLATIONS, DATA_SETS, FINAL_ROWS, RECIPES, RIVALS
 from .reproduce import describe_settings
 from .runs import RESULTS, ROOT, read_results
@@ -37,7 +37,7 @@ def show(accuracies: Iterable[float]) -> str:
 
 def describe_device(lines: Rows) -> str:
     """Where some lines were measured."""
-    devices = sorted({f"{line['device'].partition(' (')[0]}, {line['threads']} threads" for line in lines})
+    devices = sorted({f"{line['device']}, {line['threads']} thread{'s' * (line['threads'] > 1)}" for line in lines})
     versions = sorted({f"torch {line['versions']['torch'].partition('+')[0]}" for line in lines})
     dates = sorted({line["date"] for line in lines})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
@@ -215,13 +215,14 @@ def make_pivot(experiment: str, value: str, shared: Iterable[str] = ()) -> str:
     order = sorted(cases, key=lambda case: case[0])
     means = frame.groupby(["training rows", "setting", "data"])["accuracy"].mean().unstack().reindex(order)
     means = means[[title for title in TITLES.values() if title in means]]
-    means["mean"] = means.mean(axis=1)
+    if len(means.columns) > 1:
+        means["mean"] = means.mean(axis=1)
     counts = frame.groupby(["training rows", "setting", "data"]).size().unstack().min(axis=1)
     return write_table(
         {"training rows": f"{rows:,}", "setting": setting, **means.loc[rows, setting].map("{:.1f}".format).to_dict()}
         | {"seeds": int(counts[rows, setting])}
         for rows, setting in order
-    ) + describe_device(lines)
+    )
 
 
 def make_classification() -> str:
@@ -269,9 +270,11 @@ def read_bench() -> Rows:
     return read_results(RESULTS / "bench.jsonl")
 
 
-def read_last_run() -> Rows:
+def read_last_run(*groups: str) -> Rows:
+    """The lines of each group in the last run that measured it."""
     lines = read_bench()
-    return [line for line in lines if line["run"] == lines[-1]["run"]]
+    last = {line["group"]: line["run"] for line in lines}
+    return [line for line in lines if line["group"] in groups and line["run"] == last[line["group"]]]
 
 
 def show_digits(value: float | None) -> str:
@@ -285,7 +288,7 @@ def show_time(line: dict[str, Any] | None) -> str:
 
 def make_models() -> str:
     """Time and memory of every model, beside ours."""
-    lines, rows = read_last_run(), []
+    lines, rows = read_last_run("models", "memory"), []
     for name in dict.fromkeys(line["model"] for line in lines if line["group"] == "models"):
         row = {"model": name}
         for mode in ("inference", "training"):
@@ -303,7 +306,7 @@ def make_models() -> str:
 
 
 def make_lengths() -> str:
-    lines = [line for line in read_last_run() if line["group"] == "length"]
+    lines = read_last_run("length")
     base = find(lines, length=512)
     return write_table(
         {
@@ -317,7 +320,7 @@ def make_lengths() -> str:
 
 
 def make_fill() -> str:
-    lines, rows = [line for line in read_last_run() if line["group"] == "fill"], []
+    lines, rows = read_last_run("fill"), []
     for line in lines:
         if not line["is_packed"]:
             shared = {"mode": line["mode"], "fill": line["fill"]}
@@ -332,14 +335,13 @@ def make_fill() -> str:
 def make_documents() -> str:
     return write_table(
         {"tokens of the text": f"{line['length']:,}", "peak memory with the model, MiB": show_digits(line["mib"])}
-        for line in read_last_run()
-        if line["group"] == "document"
+        for line in read_last_run("document")
     )
 
 
 def make_errors() -> str:
     """The largest relative error of c and of its gradient, for each form and text."""
-    lines = [line for line in read_last_run() if line["group"] == "errors"]
+    lines = read_last_run("errors")
     forms = list(dict.fromkeys(line["case"] for line in lines))
 
     def show_error(error: float | None) -> str:
@@ -364,10 +366,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "readings": make_readings,
     "classification": make_classification,
     "defaults": lambda: make_pivot("defaults", "validation_accuracy", shared=["model", "packing"]),
-    "choices": lambda: make_pivot(
-        "choices", "accuracy", shared=["model", "packing", "num_train_epochs", "conv_kernel_size"]
-    ),
-    "few rows": lambda: make_pivot("few-rows", "accuracy"),
+    "choices": lambda: make_pivot("choices", "accuracy", shared=[*BARE, "num_train_epochs"]),
+    "few rows": lambda: make_pivot("few-rows", "accuracy", shared=["model"]),
     "dropout": make_dropout,
     "bars": lambda: write_table(describe_bars(read_bench())),
     "models": make_models,

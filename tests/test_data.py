@@ -183,7 +183,7 @@ def test_labels_are_names_in_their_order(tmp_path: Path, labels: list, names: li
     [
         ([0.5, 1.5], "Labels must be integers or names"),
         (["a", "a"], "at least two classes"),
-        ([b"a", b"b"], "must hold one number or string a row"),
+        ([b"a", b"b"], "must hold numbers, strings or lists"),
     ],
 )
 def test_labels_that_make_no_classes_are_refused(tmp_path: Path, labels: list, message: str):

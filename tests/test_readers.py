@@ -93,7 +93,7 @@ def test_a_zip_file_of_several_files_is_refused(tmp_path: Path):
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "a.xlsx": lambda path: FRAME.to_excel(path, index=False),
     "a.feather": FRAME.to_feather,
-    "a.parquet.gz": lambda path: path.write_bytes(gzip.compress(FRAME.to_parquet())),
+    "a.parquet": FRAME.to_parquet,
     "a.arrow": lambda path: Dataset.from_list(ROWS).save_to_disk(str(path.with_name("disk"))),
     "a.json": lambda path: path.write_text(json.dumps(ROWS, indent=1)),
     "a.ft.txt": lambda path: path.write_text("".join(f"__label__{row['label']} {row['text']}\n" for row in ROWS)),
@@ -164,11 +164,6 @@ def site(tmp_path: Path) -> Iterator[str]:
         def log_message(self, *arguments: Any) -> None:
             pass
 
-        def end_headers(self) -> None:
-            if self.path == "/get":
-                self.send_header("Content-Disposition", 'attachment; filename="b.csv"')
-            super().end_headers()
-
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -178,11 +173,10 @@ def site(tmp_path: Path) -> Iterator[str]:
 def test_files_on_the_web_leave_nothing_behind(tmp_path: Path, site: str, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    for name in ("a.csv", "get"):
-        write_table(tmp_path / name, ROWS)
+    write_table(tmp_path / "a.csv", ROWS)
     data = load_text_data(f"{site}/a.csv?raw=1")
     assert (read_rows(data), data.is_on_hub) == (EXPECTED, False)
-    assert read_all(f"{site}/get") == TEXTS
+    assert read_all(f"{site}/a.csv") == TEXTS
     with pytest.raises(OSError, match=r"absent.csv' cannot be downloaded: HTTP Error 404"):
         load_text_data(f"{site}/absent.csv")
     assert not any((tmp_path / "temporary").iterdir())
@@ -228,7 +222,7 @@ GERMAN = [
 ]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_encodings_and_delimiters_are_found(
     tmp_path: Path, encoding: str, delimiter: str, caplog: pytest.LogCaptureFixture
@@ -266,10 +260,10 @@ def test_legacy_encodings(encoding: str):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"good,0\nbad,1\ngood,0\n", "Line 1 of .*but 'good' is also a value.*`no_header`"),
-        (b"a text of words,x\nanother one,y\n", "Line 1 of .*may be a text"),
-        (b"3,a b\n4,c d\n", "Line 1 of .*but '3' is no name"),
-        (b"great\nbad\n", "Line 1 of .*but 'great' may be a text"),
+        (b"good,0\nbad,1\ngood,0\n", "Line 1 of .*but 'good' may be data: set `no_header`"),
+        (b"a text of words,x\nanother one,y\n", "Line 1 of .*may be data"),
+        (b"3,a b\n4,c d\n", "Line 1 of .*but '3' may be data"),
+        (b"great\nbad\n", "Line 1 of .*but 'great' may be data"),
         (b"text,label,label\na,b,c\n", "Line 1 of .*'label' stands there twice"),
         (b"text;x,label\na;b,c\nd;e,f\n", "may be one of .*set `delimiter`"),
         (b"text,label\nhello, world,1\nbye,0\n", "up to line 2: 3 fields where the first row has 2.*`delimiter`"),
@@ -303,7 +297,6 @@ def test_files_without_a_header(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "texts"),
     [
-        (b"sep=;\ntext;label\na, b;1\n", ["a, b"]),
         (b",text,label,,\n0,a,1,,\n1,b,0,,\n", ["a", "b"]),
         (b"text,label\ra,1\rb,0\r", ["a", "b"]),
         (b'\xef\xbb\xbftext\r\n"a, ""b""\r\nc"\r\n', ['a, "b"\r\nc']),
@@ -368,10 +361,10 @@ def test_predict_reads_the_column_that_was_trained_or_stops(tmp_path: Path):
         ([{"text": "a \ud83d", "label": "x"}], "must hold strings of Unicode, got .* in row 1 of"),
         (
             [{"text": "a", "label": "x"}, {"text": "b", "label": 1}],
-            "one number or string a row, or lists, got 1 in row 2",
+            "numbers, strings or lists, one kind, got 1 in row 2",
         ),
-        ([{"text": "a", "label": ["x"]}, {"text": "b", "label": "x"}], r"got 'x' in row 2 of .* after \['x'\]"),
-        ([{"text": "a", "label": [["x"]]}], "one number or string a row, or lists"),
+        ([{"text": "a", "label": ["x"]}, {"text": "b", "label": "x"}], "one kind, got 'x' in row 2"),
+        ([{"text": "a", "label": [["x"]]}], "must hold numbers, strings or lists"),
     ],
 )
 def test_columns_of_mixed_kinds_are_refused(tmp_path: Path, rows: list[dict[str, Any]], message: str):
@@ -460,15 +453,11 @@ def test_labels_that_look_joined_but_are_paths_are_classes():
     [
         (["a", "A ", "b"], ["A", "a", "b"], "differ by case or spaces alone are different classes: [['A', 'a']]"),
         ([-1, 0, 1], ["-1", "0", "1"], "The label -1 is a class like the others."),
-        ([0, "1", "pos"], None, "Some labels are numbers (['0', '1']), and some are words (['pos'])."),
         (["", "a", "b"], ["a", "b"], "Dropped 20 of 60 training rows: they have no label."),
     ],
 )
-def test_labels_that_may_be_wrong_are_told(
-    labels: list, names: list | None, line: str, caplog: pytest.LogCaptureFixture
-):
-    data = load_labels(labels if names else list(map(str, labels)))
-    assert data.label_names == (names or ["0", "1", "pos"])
+def test_labels_that_may_be_wrong_are_told(labels: list, names: list, line: str, caplog: pytest.LogCaptureFixture):
+    assert load_labels(labels).label_names == names
     assert line in caplog.text
 
 
