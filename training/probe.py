@@ -26,7 +26,7 @@ from .trainer import find_classifier
 # What logistic regression is tried with: the smaller, the more its weights are held down.
 STRENGTHS = (0.01, 0.03, 0.1)
 # Parts of a cross-validation. From more rows than this on, not all parts are held out.
-FOLDS, FOLDED = 5, 600
+FOLDS, FOLDED = 3, 1000
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
 MakeTrainer = Callable[[PreTrainedModel, RunArguments, Dataset], Trainer]
