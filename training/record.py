@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from ..data.load import TextData
 from ..files import read_processor, read_versions
-from .settings import NONE, DataArguments, ModelArguments, RunArguments, describe_command
+from .settings import ENGLISH, NONE, DataArguments, ModelArguments, RunArguments, describe_command
 
 METRICS_SCHEMA = 1
 DECISIVE = (
@@ -76,7 +76,7 @@ def name_base(model: str) -> str | None:
     """The model that a run starts from. A folder is called so that it is none on the Hub, wherever it is read."""
     if model == NONE:
         return None
-    if model.startswith(".") or Path(model).is_absolute() or not Path(model).exists():
+    if model == ENGLISH or model.startswith(".") or Path(model).is_absolute() or not Path(model).exists():
         return model
     return f".{os.sep}{model}"
 
