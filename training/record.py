@@ -74,9 +74,9 @@ def make_record(
 
 def name_base(model: str) -> str | None:
     """The model that a run starts from. A folder is called so that it is none on the Hub, wherever it is read."""
-    if model in (NONE, ENGLISH):
-        return None if model == NONE else model
-    if model.startswith(".") or Path(model).is_absolute() or not Path(model).exists():
+    if model == NONE:
+        return None
+    if model == ENGLISH or model.startswith(".") or Path(model).is_absolute() or not Path(model).exists():
         return model
     return f".{os.sep}{model}"
 
