@@ -24,7 +24,7 @@ VERBS = {
 COMMON = (
     *("dataset", "text_columns", "label_column", "output_dir", "model", "max_length", "num_train_epochs", "seed"),
     *("per_device_train_batch_size", "learning_rate", "class_weights", "calibrate", "resume_from_checkpoint"),
-    *("push_to_hub", "help", "help_all", "config"),
+    *("delimiter", "teacher", "push_to_hub", "help", "help_all", "config"),
 )
 
 

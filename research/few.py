@@ -231,7 +231,7 @@ def main() -> None:
                     result = CASES[case](cell, arguments)
                     line = dict(zip(keys, (name, count, draw, case), strict=True)) | result
                     line |= {"test_rows": len(cell.test[0]), "seconds": round(time.perf_counter() - start, 1)}
-                    append_line(arguments.results, line | {"run": describe_run()})
+                    append_line(arguments.results, line | describe_run())
                     print(line, flush=True)
 
 

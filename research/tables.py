@@ -24,6 +24,13 @@ from .runs import RESULTS, ROOT, read_results
 
 Rows = list[dict[str, Any]]
 PLACE = re.compile(r"<!-- table: (?P<name>.*?) -->.*?<!-- end of table -->", flags=re.DOTALL)
+FEW_TITLES = {"ag": "AG News", "sst2": "SST-2", "trec": "TREC-6"}
+FEW_CASES = {
+    "wave": "`wave-network finetune`",
+    "svm": "TF-IDF, linear SVM",
+    "logistic": "TF-IDF, logistic regression",
+    "teacher": "teacher, logistic regression",
+}
 TITLES = {name: DATA_SETS[name].title for name in FINAL_ROWS}
 
 
@@ -225,6 +232,26 @@ def make_pivot(experiment: str, value: str, shared: Iterable[str] = ()) -> str:
     )
 
 
+def make_few() -> str:
+    """`finetune` beside its rivals on the same few rows."""
+    lines = read_results(RESULTS / "few.jsonl")
+    if not lines:
+        return "Not measured.\n"
+    cells = dict.fromkeys((line["task"], line["rows"]) for line in lines)
+    table = write_table(
+        {"data": FEW_TITLES[task], "training rows": f"{rows:,}"}
+        | {
+            title: show(
+                line["accuracy"] for line in lines if (line["task"], line["rows"], line["case"]) == (task, rows, case)
+            )
+            for case, title in FEW_CASES.items()
+        }
+        | {"draws": len({line["draw"] for line in lines if (line["task"], line["rows"]) == (task, rows)})}
+        for task, rows in sorted(cells)
+    )
+    return table + f"\n{lines[0]['device']}, one thread; {lines[0]['date']}, commit {lines[0]['commit']}.\n"
+
+
 def make_classification() -> str:
     """The defaults of finetune beside the SVM."""
     groups: dict[tuple[str, str], Rows] = {}
@@ -368,6 +395,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "defaults": lambda: make_pivot("defaults", "validation_accuracy", shared=["model", "packing"]),
     "choices": lambda: make_pivot("choices", "accuracy", shared=[*BARE, "num_train_epochs"]),
     "few rows": lambda: make_pivot("few-rows", "accuracy", shared=["model"]),
+    "few": make_few,
     "dropout": make_dropout,
     "bars": lambda: write_table(describe_bars(read_bench())),
     "models": make_models,
