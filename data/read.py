@@ -345,7 +345,7 @@ def read_excel(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
     try:
         import openpyxl
     except ImportError as error:
-        raise FileError('Excel files need openpyxl: pip install "wave-network[excel]"') from error
+        raise FileError("Excel files need the package openpyxl: pip install openpyxl") from error
     with path.open("rb") as file:
         sheet, *others = openpyxl.load_workbook(file, read_only=True, data_only=True).worksheets
         if others:

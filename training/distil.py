@@ -437,6 +437,7 @@ def save(arguments: DistilArguments, wave: WaveModel, tokenizer: PreTrainedToken
     with open_folder(finished, overwrite=True) as folder:
         wave.to(getattr(torch, arguments.save_dtype)).save_pretrained(folder)
         write_json(folder / "config.json", read_json(folder / "config.json") | {"dtype": "float32"})
+        tokenizer.backend_tokenizer.no_truncation()  # at `max_length` of the passages, which is none of the encoder's
         tokenizer.save_pretrained(folder)
         kinds = enumerate({"": "Transformer", "1_Pooling": "Pooling"}.items())
         types = ((index, path, f"sentence_transformers.models.{kind}") for index, (path, kind) in kinds)
