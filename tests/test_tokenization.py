@@ -9,7 +9,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -121,6 +121,7 @@ KNOWN = st.characters(exclude_categories=["Cn", "Cs"])
 @example(text="año ёлка में मैं バス má mả ﷽ \u2581 \ufeff\x00\x1c İstanbul ΣΑΣ 👩\u200d👩\u200d👧")
 def test_no_text_is_unknown_or_loses_more_than_case_and_spaces(lowercase, text):
     tokenizer = TRAINED[lowercase]
+    assume(not any(token in text for token in tokenizer.all_special_tokens))  # which are read as such, as BERT's are
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.unk_token_id not in ids
     expected = unicodedata.normalize("NFC", text)
