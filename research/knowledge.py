@@ -28,6 +28,7 @@ from wave_network.files import append_line, describe_run, read_json, read_lines
 from wave_network.modeling_wave import WaveForSequenceClassification, WaveModel
 from wave_network.modeling_wave.modeling_wave import WaveMixing
 from wave_network.research.baselines import Bag, NoContext, NoPhase
+from wave_network.research.english import TEXTS
 from wave_network.training.distil import DistilArguments, distil
 
 RESULTS = Path(__file__).parent / "results" / "knowledge.jsonl"
@@ -181,7 +182,7 @@ def finetune(
 
 
 def measure(
-    folder: Path, form: Form, name: str, data: Path, count: int, draw: int, rates: tuple[float, ...]
+    folder: Path, form: Form, name: str, data: Path, count: int, draw: int, rates: list[float]
 ) -> dict[str, Any]:
     """Accuracy of a probe and, by learning rate, of fine-tuning, for one draw of rows."""
     task = TASKS[name]
@@ -206,26 +207,24 @@ def measure(
     return {key: round(value, 2) for key, value in result.items()}
 
 
-def run(arguments: argparse.Namespace, name: str, seed: int) -> None:
+def run(arguments: argparse.Namespace, name: str, seed: int, draws: list[int]) -> None:
     form = FORMS[name]
-    key = {"form": name, "passages": arguments.passages, "seed": seed, "tag": arguments.tag}
+    key = {"form": name, "passages": arguments.passages, "seed": seed}
     folder = arguments.work / "students" / "-".join(map(str, key.values())).replace(", ", "_").replace(" ", "_")
-    done = [{k: v for k, v in line.items() if k not in ("result", "run")} for line in read_lines(RESULTS)]
+    lines = read_lines(RESULTS)
 
     def once(task: dict[str, Any], make: Callable[[], dict[str, Any]]) -> None:
-        if key | task not in done:
+        if not any(line.items() >= (key | task).items() for line in lines):
             start = time.process_time()
-            result = make()
-            seconds = round(time.process_time() - start, 1)
-            append_line(RESULTS, key | task | {"result": result | {"cpu_s": seconds}, "run": describe_run()})
-            print(name, seed, task, result, f"{seconds} s", flush=True)
+            line = key | task | make() | {"cpu_s": round(time.process_time() - start, 1)}
+            append_line(RESULTS, line | describe_run())
+            print(line, flush=True)
 
     settings = DistilArguments(
         teacher=arguments.teacher,
-        texts=arguments.texts,
+        texts=[f"{arguments.corpora / name}:{share}" for name, (share, _) in TEXTS.items()],
         output_dir=str(folder),
         work_dir=str(arguments.work),
-        tokenizer=arguments.tokenizer,
         max_passages=arguments.passages,
         model_config=form.config,
         seed=0,
@@ -245,33 +244,31 @@ def run(arguments: argparse.Namespace, name: str, seed: int) -> None:
         return {name: read_json(folder / "metrics.json")[name] for name in ("cosine", "found", "steps")}
 
     once({"task": "distil"}, make)
-    for draw in range(arguments.draws):
-        for count in arguments.rows:
+    for draw in draws:
+        for rows in arguments.rows:
             for task in arguments.tasks:
-                rates = tuple(arguments.rates)
-                what = {"task": task, "rows": count, "draw": draw, "rates": list(rates)}
-                once(what, lambda: measure(folder, form, task, arguments.data, count, draw, rates))  # noqa: B023
+                what = {"task": task, "rows": rows, "draw": draw}
+                once(what, lambda: measure(folder, form, task, arguments.data, rows, draw, arguments.rates))  # noqa: B023
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--teacher", required=True)
-    parser.add_argument("--texts", nargs="+", required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for what is kept, such as teacher's vectors")
-    parser.add_argument("--tokenizer", help="default: trained on the passages")
+    parser.add_argument("--corpora", type=Path, required=True, help="folder with the texts of `research.english`")
     parser.add_argument("--data", type=Path, required=True, help="folder of the labelled sets")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what is kept, such as teacher's vectors")
     parser.add_argument("--passages", type=int, default=30_000)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the encoders; draws take turns")
+    parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--rows", type=int, nargs="+", default=[64, 1000])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["ag", "sst2", "trec", "emotion"])
     parser.add_argument("--rates", type=float, nargs="*", default=[5e-4, 1e-3, 2e-3])
-    parser.add_argument("--tag", default="")
     arguments = parser.parse_args()
-    for seed in arguments.seeds:
+    for place, seed in enumerate(arguments.seeds):
+        draws = list(range(place, arguments.draws, len(arguments.seeds)))
         for name in arguments.forms:
-            run(arguments, name, seed)
+            run(arguments, name, seed, draws)
 
 
 if __name__ == "__main__":
