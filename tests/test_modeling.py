@@ -209,7 +209,7 @@ def test_the_means_of_two_segments_are_compared_however_they_are_laid_out():
     for pooled in (padded.pooler_output, packed.pooler_output, chunked):
         torch.testing.assert_close(pooled[0], expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(pooled, padded.pooler_output, rtol=0, atol=1e-12)
-    assert not padded.pooler_output[1, 12:24].any()  # a text of one segment
+    assert not padded.pooler_output[1, 16:32].any()  # a text of one segment
 
 
 # --- The rules of transformers ----------------------------------------------------------------------------------------
