@@ -26,11 +26,11 @@ from transformers import (
 
 from ..configuration import WaveConfig
 from ..data.load import TextData, load_text_data
+from ..data.measure import calibrate, compute_metrics, measure
 from ..data.tokens import Losses
 from ..files import read_json, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
-from .evaluate import calibrate, compute_metrics, measure
 from .packing import DataCollatorWithPacking, takes_packed
 from .probe import Choice, MakeTrainer, choose
 from .record import count_parameters, describe_data, describe_settings, make_record
@@ -189,7 +189,7 @@ def finetune(
         prediction = trainer.predict(encoded[name], metric_key_prefix="eval" if name == "validation" else name)
         logits[name] = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
     results = {
-        name: measure(logits_NK.argmax(-1).tolist(), labels_N.tolist(), data.label_names)
+        name: measure(data.task, logits_NK, labels_N, data.label_names)
         for name, (logits_NK, labels_N) in logits.items()
     }
     if trainer.is_world_process_zero():
