@@ -437,7 +437,8 @@ def print_skew(classes: list[tuple[int, int]], data: TextData, arguments: RunArg
     )
     if arguments.class_weights == "balanced" and "class_weights" not in arguments.changed:
         print("So each class weighs the same in the loss; each row does with --class_weights none.")
-    if arguments.metric_for_best_model == "macro_f1" and "metric_for_best_model" not in arguments.changed:
+    is_chosen = arguments.metric_for_best_model == "macro_f1" and "metric_for_best_model" not in arguments.changed
+    if is_chosen and arguments.eval_strategy != "no":
         print("So macro F1 says which epoch is best; accuracy does with --metric_for_best_model accuracy.")
 
 

@@ -303,8 +303,8 @@ class RunArguments(TrainingArguments):
     metric_for_best_model: str | None = field(
         default=None,
         metadata={
-            "help": "What is best in validation: accuracy, macro_f1 or loss. Default: accuracy, or macro_f1 if one class "
-            f"has {SKEWED} times the rows of another."
+            "help": "What is best in validation: accuracy, macro_f1 or loss. Default: accuracy, or macro_f1 if one "
+            f"class has {SKEWED} times the rows of another."
         },
     )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
@@ -348,7 +348,7 @@ class RunArguments(TrainingArguments):
         self.set_defaults({"num_train_epochs": float(max(EPOCHS, min(enough, MANY_EPOCHS)))})
 
     def resolve_skew(self, is_skewed: bool) -> None:
-        """Completes class weights and metric: if the classes are skewed, a rare one counts as much as a frequent one."""
+        """Completes class weights and metric: of skewed classes a rare one counts as much as a frequent one."""
         self.set_defaults({"class_weights": "balanced" if is_skewed else "none"})
         if is_skewed and "metric_for_best_model" not in self.changed:
             self.metric_for_best_model = "macro_f1"
