@@ -25,6 +25,7 @@ Text: TypeAlias = str | tuple[str, str]
 
 GRAPHS = ("onnx/model.onnx", "onnx/model_quantized.onnx")
 CPU_TOKENS = 4096  # on a CPU a batch of more tokens leaves the caches
+BEST = ("label", "probability")
 CHUNK = 4096  # rows that are read, sorted by length into batches and written before the next ones are read
 
 
@@ -144,21 +145,40 @@ def to_scores(logits: np.ndarray, problem: str) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def make_header(labels: Sequence[str], problem: str) -> list[str]:
+def make_header(labels: Sequence[str], problem: str, top_k: int | None = None) -> list[str]:
+    """The columns of an answer. With `top_k` they are the labels of the highest probabilities, not all of them."""
     if problem == "regression":
         return ["row", *labels]
-    return ["row", "label", "probability", *(f"probability_{label}" for label in labels)]
+    names = [f"probability_{label}" for label in labels]
+    if top_k is not None:
+        names = [f"{name}_{place}" for place in range(first_place(problem), top_k + 1) for name in BEST]
+    return ["row", *BEST, *names]
 
 
-def make_row(row: int, logits: np.ndarray, labels: Sequence[str], problem: str) -> list[Any]:
-    """What stands under `make_header`: of several labels, all above one half."""
-    values = to_scores(logits, problem).tolist()
+def make_row(row: int, logits: np.ndarray, labels: Sequence[str], problem: str, top_k: int | None = None) -> list[Any]:
+    """What stands under `make_header`. Of several labels, `label` is a list of all above one half."""
+    scores = to_scores(logits, problem)
     if problem == "regression":
-        return [row, *(f"{value:.6g}" for value in values)]
-    best = labels[int(logits.argmax())]
+        return [row, *(float(f"{value:.6g}") for value in scores.tolist())]
+    values: list[float] = np.round(scores.astype(float), 6).tolist()
+    order: list[int] = np.argsort(-logits, kind="stable")[:top_k].tolist()
+    label: str | list[str] = labels[order[0]]
     if problem == "multi_label_classification":
-        best = ";".join(label for label, value in zip(labels, values, strict=True) if value > 0.5)
-    return [row, best, f"{max(values):.6f}", *(f"{value:.6f}" for value in values)]
+        label = [name for name, score in zip(labels, scores, strict=True) if score > 0.5]
+    others: list[Any] = values
+    if top_k is not None:
+        others = [part for index in order[first_place(problem) - 1 :] for part in (labels[index], values[index])]
+    return [row, label, values[order[0]], *others]
+
+
+def first_place(problem: str) -> int:
+    """Where the places of `top_k` begin: the best of single labels is the label itself."""
+    return 1 if problem == "multi_label_classification" else 2
+
+
+def to_cell(value: Any) -> Any:
+    """A value as it stands in a CSV file: several labels in one cell, with semicolons between them."""
+    return ";".join(value) if isinstance(value, list) else value
 
 
 def read_file(path: Path, columns: Sequence[str]) -> Iterator[Text]:
@@ -194,7 +214,7 @@ def main(words: Sequence[str] | None = None) -> None:
         writer.writerow(make_header(classifier.labels, classifier.problem))
         while chunk := list(islice(texts, CHUNK)):
             for (row, _), logits in zip(chunk, classifier.logits([text for _, text in chunk]), strict=True):
-                writer.writerow(make_row(row, logits, classifier.labels, classifier.problem))
+                writer.writerow(map(to_cell, make_row(row, logits, classifier.labels, classifier.problem)))
     except (OSError, ValueError, ImportError, csv.Error) as error:
         sys.exit(f"classify.py: {error}")
 
