@@ -50,6 +50,7 @@ def main() -> None:
             licenses=[terms for _, terms in TEXTS.values()],
             max_passages=arguments.max_passages,
             work_dir=arguments.work_dir,
+            teacher_dtype="bfloat16",
             save_dtype="float16",
         )
     )
