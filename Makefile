@@ -43,6 +43,7 @@ test: $(DEV)
 	$(PYTEST)
 
 nightly: $(DEV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[ray]"
 	$(PYTEST) -m nightly
 
 # constraints-oldest.txt has wheels for Python 3.10 to 3.12: `make test-oldest PYTHON=python3.11`.
