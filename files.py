@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from unicodedata import bidirectional, category
 
 PACKAGES = ("wave-network", "transformers", "torch", "datasets", "tokenizers", "accelerate")
 
@@ -102,6 +103,30 @@ def write_table(rows: Iterable[Mapping[str, Any]]) -> str:
     lines = [list(rows[0]), ["---"] * len(rows[0])] if rows else []
     lines += [[str(value).replace("|", "\\|").replace("\n", " ") for value in row.values()] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def find_fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
+    """
+    Fonts of this machine that draw the characters of texts, as matplotlib's `font.family`, and the characters that none
+    draws as it should be.
+    """
+    from matplotlib import __version_info__
+    from matplotlib.font_manager import fontManager, get_font
+
+    families, left = ["DejaVu Sans"], {character for text in texts for character in text if not character.isspace()}
+    lost = {each for each in left if category(each) in ("Cc", "Cn", "Co", "Cs")}
+    if __version_info__ < (3, 11):  # which draws each character by itself, from left to right
+        lost |= {each for each in left if category(each) in ("Mn", "Mc") or bidirectional(each) in ("R", "AL")}
+    left -= lost
+    fonts = [font for font in fontManager.ttflist if font.style == "normal" and not font.name.startswith("Last Resort")]
+    for font in sorted(fonts, key=lambda font: (font.name not in families, font.weight not in (400, 500))):
+        if not left:
+            break
+        loaded = get_font(font.fname)
+        found = {each for each in left if loaded.scalable and loaded.get_char_index(ord(each))}
+        families += [font.name] if found and font.name not in families else []
+        left -= found
+    return families, left | lost
 
 
 def describe_run(device: str = "cpu") -> dict[str, Any]:

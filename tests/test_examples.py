@@ -91,6 +91,7 @@ def test_ray_loses_a_worker_and_no_row(run, tmp_path, monkeypatch):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema), source / name)
     (target / "0.parquet").write_text("done before")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_agent_register_timeout_ms", "300000")  # a busy machine starts its agents late
     cluster = cluster_utils.Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
