@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from typing import Any
 
 VERBS = {
     "finetune": ("train a classifier on your texts and leave a run folder", "--dataset reviews.csv"),
-    "predict": ("classify a file of texts", "runs/reviews --file new_reviews.csv"),
+    "predict": ("classify texts, or a file of them", "runs/reviews new_reviews.csv"),
+    "evaluate": ("measure a classifier on a labelled file", "runs/reviews labelled_reviews.csv"),
     "export": ("write a classifier that runs without transformers", "runs/reviews --format onnx"),
     "distil": (
         "teach a new encoder what another one knows",
@@ -68,10 +70,12 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
-def parse(verb: str, types: list[Any], words: list[str], first: str | None = None) -> tuple[Any, ...]:
+def parse(
+    verb: str, types: list[Any], words: list[str], first: Sequence[str] = (), texts: bool = False
+) -> tuple[Any, ...]:
     """
-    The dataclasses of a verb, from `--config FILE.yaml` and the words, which override the file. `first` is the setting
-    that the first word is for, if it has no name: `predict MODEL`.
+    The dataclasses of a verb, from `--config FILE.yaml` and the words, which override the file. `first` are the
+    settings that the first words are for, if they have no name: `predict MODEL`. With `texts` other words are texts.
     """
     from transformers import HfArgumentParser
 
@@ -83,7 +87,7 @@ def parse(verb: str, types: list[Any], words: list[str], first: str | None = Non
     parser = Parser(
         types,
         prog=f"wave-network {verb}",
-        usage=f"wave-network {verb} {first.upper() + ' ' if first else ''}[settings]",
+        usage=f"wave-network {verb} {''.join(f'{name.upper()} ' for name in first)}[settings]",
         epilog=f"example: wave-network {name} {VERBS[name][1]}",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=110),
         allow_abbrev=False,
@@ -97,8 +101,11 @@ def parse(verb: str, types: list[Any], words: list[str], first: str | None = Non
             action.help = argparse.SUPPRESS
         elif action.default not in (None, False, argparse.SUPPRESS):
             action.help = f"{action.help} Default: {action.default}."
-    if first and words and not words[0].startswith("-"):
-        words = [f"--{first}", *words]
+    for name in first:
+        if words and not words[0].startswith("-"):
+            words = [*words[1:], f"--{name}", words[0]]
+    if texts:
+        words = name_texts(words)
     *settings, _, left = parser.parse_args_into_dataclasses(
         insert_config(words), return_remaining_strings=True, look_for_args_file=False
     )
@@ -106,6 +113,12 @@ def parse(verb: str, types: list[Any], words: list[str], first: str | None = Non
         close = difflib.get_close_matches(left[0], parser._option_string_actions, n=3)
         raise ValueError(f"unknown setting {left[0]}" + (f"; did you mean {' or '.join(close)}?" if close else "."))
     return tuple(settings)
+
+
+def name_texts(words: list[str]) -> list[str]:
+    """The words before the first setting as `--texts`. A dash alone, and one before spaces, is no setting."""
+    count = next((place for place, word in enumerate(words) if re.match(r"-\S+$", word)), len(words))
+    return [*words[count:], "--texts", *words[:count]] if count else words
 
 
 def insert_config(words: list[str]) -> list[str]:
@@ -172,15 +185,27 @@ def print_results(folder: Path) -> None:
 def run_predict(words: list[str]) -> None:
     from .inference.predict import PredictArguments, predict
 
-    output = predict(*parse("predict", [PredictArguments], words, first="model"))
+    (arguments,) = parse("predict", [PredictArguments], words, first=["model"], texts=True)
+    output = predict(arguments)
     if output is not None:
         print(f"Written: {output}")
+    if output is not None and arguments.explain:
+        print(f"The words that decided: {output.with_suffix('.html')}")
+
+
+def run_evaluate(words: list[str]) -> None:
+    from .inference.evaluate import EvaluateArguments, evaluate
+
+    (arguments,) = parse("evaluate", [EvaluateArguments], words, first=["model", "file"])
+    print(evaluate(arguments))
+    if arguments.output is not None:
+        print(f"Written: {arguments.output}")
 
 
 def run_export(words: list[str]) -> None:
     from .inference.export import ExportArguments, export_model
 
-    print(f"Written: {export_model(*parse('export', [ExportArguments], words, first='model'))}")
+    print(f"Written: {export_model(*parse('export', [ExportArguments], words, first=['model']))}")
 
 
 def run_distil(words: list[str]) -> None:
