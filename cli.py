@@ -194,10 +194,10 @@ def run_predict(words: list[str]) -> None:
 
 
 def run_evaluate(words: list[str]) -> None:
-    from .inference.evaluate import EvaluateArguments, evaluate
+    from .inference.evaluate import EvaluateArguments, describe, evaluate
 
     (arguments,) = parse("evaluate", [EvaluateArguments], words, first=["model", "file"])
-    print(evaluate(arguments))
+    print(describe(evaluate(arguments)))
     if arguments.output is not None:
         print(f"Written: {arguments.output}")
 

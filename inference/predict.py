@@ -40,9 +40,7 @@ class PredictArguments:
     model: str = field(metadata={"help": "Run folder, or name of a model on the Hub."})
     file: str | None = field(
         default=None,
-        metadata={
-            "help": "File of texts: CSV, Excel, JSON, JSON lines, Parquet, plain text (one a line); - is standard input."
-        },
+        metadata={"help": "File of texts: CSV, Excel, JSON, JSON lines, Parquet or plain text; - is standard input."},
     )
     output: str | None = field(
         default=None,
