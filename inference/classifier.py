@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ..data.tokens import Losses
-from .classify import CHUNK, CPU_TOKENS, clean, make_row, resolve_problem, split_batches, to_scores
+from .classify import CHUNK, CPU_TOKENS, clean, make_row, resolve_abstain, resolve_problem, split_batches, to_scores
 from .explain import explain_row, list_words
 
 logger = logging.getLogger(__name__)
@@ -54,17 +54,22 @@ class Classifier:
         self.labels: list[str] = [model.config.id2label[index] for index in range(len(model.config.id2label))]
         self.problem = resolve_problem(model.config.problem_type, len(self.labels))
         self.text_columns: list[str] | None = getattr(model.config, "text_columns", None)
+        self.thresholds: list[float] | None = getattr(model.config, "classifier_thresholds", None)
         self.losses = Losses(tokenizer)
         self.most_tokens = CPU_TOKENS if model.device.type == "cpu" else sys.maxsize
 
-    def predict(self, texts: Any) -> Any:
-        """The label of each text; the list of its labels if there may be several; or its number."""
+    def predict(self, texts: Any, abstain: float | None = None) -> Any:
+        """
+        The label of each text; the list of its labels if there may be several; or its number. With `abstain`, a
+        precision that validation found, such as 0.95, None in place of labels that would have a smaller one.
+        """
+        least = resolve_abstain(self.model.config.to_dict(), abstain)
         rows, is_one = self.to_rows(texts)
         logits_NK = self.logits_of_all(rows)
         if self.problem == "regression":
             answers = logits_NK[:, 0].tolist() if len(self.labels) == 1 else logits_NK.tolist()
         else:
-            answers = [make_row(0, logits, self.labels, self.problem)[1] for logits in logits_NK]
+            answers = [self.answer(logits, least=least)[1] for logits in logits_NK]
         return answers[0] if is_one else answers
 
     def predict_proba(self, texts: Any) -> np.ndarray:
@@ -83,6 +88,10 @@ class Classifier:
         rows, is_one = self.to_rows(texts)
         answers = [list_words(row, explain_row(self, row)) for row in rows]
         return answers[0] if is_one else answers
+
+    def answer(self, logits: np.ndarray, row: int = 0, top_k: int | None = None, least: float = 0.0) -> list[Any]:
+        """What `make_row` makes of the logits of a row."""
+        return make_row(row, logits, self.labels, self.problem, top_k, self.thresholds, least)
 
     def to_rows(self, texts: Any) -> tuple[list[dict[str, str]], bool]:
         """Texts as rows of `text` (and `text_pair`), and whether it is a single one."""

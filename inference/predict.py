@@ -21,7 +21,7 @@ from ..data.load import read_texts
 from ..data.read import ENDINGS, is_url
 from ..files import refuse_existing
 from .classifier import Classifier, load, logger, resolve_device
-from .classify import CHUNK, clean, make_header, make_row
+from .classify import CHUNK, clean, make_header, resolve_abstain
 from .explain import SHOWN, Word, explain_row, list_words, write_page
 from .output import FORMATS, Rows, Write, open_rows
 
@@ -54,6 +54,10 @@ class PredictArguments:
     )
     top_k: int | None = field(
         default=None, metadata={"help": "So many labels with the highest probabilities, in place of all."}
+    )
+    abstain: float | None = field(
+        default=None,
+        metadata={"help": "Leave a label empty where its precision would be less than this, such as 0.95."},
     )
     explain: bool = field(
         default=False,
@@ -133,10 +137,11 @@ def predict(arguments: PredictArguments) -> Path | None:
     resolve_device(arguments.device)
     # The texts before the weights, which may have to come from the Hub.
     config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    least = resolve_abstain(config.to_dict(), arguments.abstain)
     batches = read_given(arguments, config) if is_given else read_file(arguments, config)
     names = ("device", "batch_size", "trust_remote_code")
     classifier = load(arguments.model, **{name: getattr(arguments, name) for name in names})
-    answers = Answers(classifier, arguments)
+    answers = Answers(classifier, arguments, least)
     if page is not None and output == page:  # which shows no more
         batches = iter([next(batches)[:SHOWN]])
     with (
@@ -156,8 +161,9 @@ def predict(arguments: PredictArguments) -> Path | None:
 class Answers:
     """Makes the rows of the output, and keeps the first ones for the page."""
 
-    def __init__(self, classifier: Classifier, arguments: PredictArguments):
-        self.classifier, self.top_k, self.explain = classifier, arguments.top_k, arguments.explain
+    def __init__(self, classifier: Classifier, arguments: PredictArguments, least: float):
+        self.classifier, self.least = classifier, least
+        self.top_k, self.explain = arguments.top_k, arguments.explain
         most = 0 if classifier.problem == "regression" else len(classifier.labels)
         if self.top_k is not None and not 1 <= self.top_k <= most:
             raise ValueError(f"`top_k` must be 1 to the number of labels, {most}, got {self.top_k}.")
@@ -167,11 +173,10 @@ class Answers:
         self.shown: list[tuple[str, Mapping[str, str], list[Word]]] = []
 
     def make(self, batch: Rows) -> Rows:
-        labels, problem = self.classifier.labels, self.classifier.problem
         rows = []
         for row, logits in zip(batch, self.classifier.logits(batch), strict=True):
             kept = [None if is_missing(value) else value for value in row.pop("kept", {}).values()]
-            answer = make_row(self.number, logits, labels, problem, self.top_k)
+            answer = self.classifier.answer(logits, self.number, self.top_k, self.least)
             named = {"row": answer[0], **dict(zip(self.kept, kept, strict=True)), **row}
             named |= zip(self.header, answer[1:], strict=True)
             if self.explain:
