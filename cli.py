@@ -192,18 +192,16 @@ def as_word(value: Any) -> str:
 
 
 def run_finetune(words: list[str]) -> None:
-    from .hub_card import draw_pictures, push_run, write_card
-    from .training.finetune import finetune
+    from .api import train
+    from .hub_card import push_run
     from .training.settings import DataArguments, ModelArguments, RunArguments
 
     data_arguments, model_arguments, arguments = parse(
         "finetune", [DataArguments, ModelArguments, RunArguments], words, first=["dataset"]
     )
-    folder = finetune(data_arguments, model_arguments, arguments)
+    folder = train(data_arguments, model_arguments, arguments)
     if arguments.process_index != 0:
         return
-    draw_pictures(folder)
-    write_card(folder, repo_id=arguments.hub_model_id)
     print_results(folder)
     if arguments.push_to_hub:
         repo_id = arguments.hub_model_id or folder.resolve().name

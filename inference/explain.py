@@ -35,7 +35,7 @@ class Word(NamedTuple):
     name: str  # `text` or `text_pair`
     start: int
     end: int
-    glue: str  # what stands between its neighbours when it is left out
+    is_spaced: bool  # else no space stands between its neighbours when it is left out
     weight: float = 0.0
 
 
@@ -54,8 +54,10 @@ def explain_row(classifier: Any, row: Mapping[str, str]) -> list[Word]:
     variants = [kept]
     for word in words:
         start, end, _ = read[word.name]
-        before, after = row[word.name][start : word.start].rstrip(), row[word.name][word.end : end].lstrip()
-        variants.append({**kept, word.name: f"{before}{word.glue}{after}".strip()})
+        before, after = row[word.name][start : word.start], row[word.name][word.end : end]
+        if word.is_spaced:
+            before, after = f"{before.rstrip()} ", after.lstrip()
+        variants.append({**kept, word.name: (before + after).strip()})
     scores_VK = to_scores(classifier.logits(variants, count=False), classifier.problem).astype(float)
     best = int(scores_VK[0].argmax())
     falls = scores_VK[0, best] - scores_VK[1:, best]
@@ -84,9 +86,9 @@ def find_words(text: str, name: str, token_starts: set[int]) -> list[Word]:
             # A mark belongs to the letter before it.
             inside = {place for place in token_starts if start < place < end and not is_mark(text[place])}
             edges = [start, *sorted(inside), end]
-            words += [Word(name, *edges[index : index + 2], "") for index in range(len(edges) - 1)]
+            words += [Word(name, *edges[index : index + 2], False) for index in range(len(edges) - 1)]
         elif not part.isspace():
-            words.append(Word(name, start, end, " "))
+            words.append(Word(name, start, end, True))
     return words
 
 

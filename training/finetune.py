@@ -62,6 +62,7 @@ def finetune(
     arguments: RunArguments,
     make_model: Callable[[ModelArguments, PreTrainedTokenizerBase, Sequence[str]], PreTrainedModel] | None = None,
     compute_loss_func: Callable[..., torch.Tensor] | None = None,
+    dataset: Any = None,
 ) -> Path:
     """
     Trains a classifier and leaves a run folder: the best model by validation with its tokenizer and code, and
@@ -77,6 +78,7 @@ def finetune(
             after the seed was set.
         compute_loss_func: A loss of your own, Trainer's hook: called with the outputs of the model, the labels (N,),
             and `num_items_in_batch`, the rows of the whole step.
+        dataset: Data in memory, as `load_text_data` takes them, in place of the name in `data_arguments`.
 
     Returns:
         The run folder.
@@ -99,7 +101,7 @@ def finetune(
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
 
-    data = read_data(data_arguments)
+    data = read_data(data_arguments, dataset)
     skew = find_skew(data)
     arguments.resolve_skew(skew is not None and compute_loss_func is None)
     model_arguments = resolve_start(model_arguments, data, make_model is not None)
@@ -297,8 +299,8 @@ def load_stopped(trainer: WaveTrainer, checkpoint: Path) -> bool:
     return True
 
 
-def read_data(arguments: DataArguments) -> TextData:
-    data = load_text_data(**asdict(arguments))
+def read_data(arguments: DataArguments, dataset: Any = None) -> TextData:
+    data = load_text_data(**asdict(arguments) | ({} if dataset is None else {"dataset": dataset}))
     if data.task != "single":
         raise ValueError(f"`label_column` {data.label_column!r} must hold one label a row, got the task {data.task!r}.")
     if not data.validation_was_split and "validation_fraction" in find_changed(arguments):
