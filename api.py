@@ -39,7 +39,7 @@ def finetune(
     for name in settings.keys() - known:
         close = difflib.get_close_matches(name, known, n=3)
         raise ValueError(f"unknown setting {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else "."))
-    dataset = None if is_name(data) else data
+    dataset: Any = None if is_name(data) else data
     for split, rows in (("validation", validation), ("test", test)):
         if is_name(rows):
             settings[f"{split}_file"] = os.fspath(rows)

@@ -195,7 +195,7 @@ def find_indices(labels: Sequence[Any], label_names: Sequence[str], task: str) -
         whole = str(int(Decimal(name))) if INTEGER.fullmatch(name) else name
         return indices.get(name, indices.get(whole, name))
 
-    found = [list(map(find, label)) if is_list(label) else find(label) for label in labels]
+    found: list[Any] = [list(map(find, label)) if is_list(label) else find(label) for label in labels]
     flat = chain.from_iterable(found) if task == "multi" else found
     if unknown := sorted({name for name in flat if isinstance(name, str)}):
         raise ValueError(f"The labels must be among those of the model, {list(label_names)}, got {unknown[:5]}.")

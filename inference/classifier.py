@@ -1,6 +1,7 @@
 """A trained classifier in Python: `load("runs/reviews").predict(["great", "awful"])`."""
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def load(
-    model: str, *, device: str | None = None, batch_size: int = 64, trust_remote_code: bool = False
+    model: str | os.PathLike, *, device: str | None = None, batch_size: int = 64, trust_remote_code: bool = False
 ) -> "Classifier":
     """
     A trained classifier with its tokenizer.

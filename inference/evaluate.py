@@ -71,7 +71,7 @@ def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
     label_names = [config.id2label[index] for index in range(len(config.id2label))]
     task = TASKS[resolve_problem(config.problem_type, len(label_names))]
     names = ("text_columns", "label_column", "label_separator")
-    columns = {name: getattr(arguments, name) or getattr(config, name, None) for name in names}
+    columns: dict[str, Any] = {name: getattr(arguments, name) or getattr(config, name, None) for name in names}
     form = {name: getattr(arguments, name) for name in ("delimiter", "encoding", "no_header")}
     # The file before the weights, which may have to come from the Hub.
     rows, labels = read_labelled(arguments.file, label_names, task, **columns, **form)

@@ -9,6 +9,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +87,7 @@ def find_words(text: str, name: str, token_starts: set[int]) -> list[Word]:
             # A mark belongs to the letter before it.
             inside = {place for place in token_starts if start < place < end and not is_mark(text[place])}
             edges = [start, *sorted(inside), end]
-            words += [Word(name, *edges[index : index + 2], False) for index in range(len(edges) - 1)]
+            words += [Word(name, first, last, False) for first, last in pairwise(edges)]
         elif not part.isspace():
             words.append(Word(name, start, end, True))
     return words
