@@ -129,6 +129,8 @@ def finetune(
     own = partial(get_model, task=data.task, is_pair="text_pair" in data.train.column_names)
     model = (make_model or own)(model_arguments, tokenizer, data.label_names)
     model.config.update({"text_columns": data.text_columns, "label_column": data.label_column})  # for predict
+    if data_arguments.label_separator is not None:
+        model.config.update({"label_separator": data_arguments.label_separator})  # for evaluate
     check_model(model, arguments, data.task)
     counts = count_parameters(model)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
