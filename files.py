@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -94,6 +94,19 @@ def refuse_existing(target: Path, overwrite: bool = False) -> None:
     """FileExistsError if there is something of that name, but for an empty folder, and not `overwrite`."""
     if target.exists() and not overwrite and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"{os.fspath(target)!r} exists. Choose another name, or add --overwrite.")
+
+
+def refuse_absent(setting: str, name: str | None, endings: Sequence[str] = (".json", ".safetensors", ".txt")) -> None:
+    """
+    FileNotFoundError if a name can only be that of a file or folder, and there is none: the Hub is not asked for it.
+    """
+    path = Path(name or ".")
+    if name is None or path.exists():
+        return
+    is_path = name.startswith((".", "~", "/", os.sep)) or "\\" in name or name.count("/") > 1 or name.endswith("/")
+    is_beside = path.parent.name == "runs" or (path.parent.name and path.parent.is_dir())
+    if is_path or is_beside or not name.strip() or name.lower().endswith(tuple(endings)):
+        raise FileNotFoundError(f"There is no file or folder {name!r} (`{setting}`).")
 
 
 def write_table(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -28,7 +28,16 @@ from transformers import (
 )
 
 from ..data.load import load_text_data
-from ..files import describe_run, open_folder, read_json, refuse_existing, write_json, write_table, write_text
+from ..files import (
+    describe_run,
+    open_folder,
+    read_json,
+    refuse_absent,
+    refuse_existing,
+    write_json,
+    write_table,
+    write_text,
+)
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from .figures import save_figure
 
@@ -256,6 +265,7 @@ def load_model(name: str, config: Any, study: str, needs_classifier: bool) -> An
 
 def read_config(setting: str, name: str, family: str) -> Any:
     """The config of a model; ValueError if it is of another family."""
+    refuse_absent(setting, name)
     config = AutoConfig.from_pretrained(name)
     if config.model_type != family:
         raise ValueError(f"`{setting}` must be of the family {family!r}, and {name!r} is of {config.model_type!r}.")

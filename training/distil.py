@@ -35,6 +35,7 @@ from ..files import (
     open_folder,
     open_whole,
     read_json,
+    refuse_absent,
     refuse_existing,
     write_json,
     write_table,
@@ -95,6 +96,8 @@ class DistilArguments:
         self.fields: dict[str, Any] = (
             json.loads(self.model_config) if isinstance(self.model_config, str) else self.model_config or {}
         )
+        refuse_absent("teacher", self.teacher, [".parquet"])
+        refuse_absent("tokenizer", self.tokenizer)
         least = {"min_words": 1, "max_words": self.min_words, "held_out": 1, "batch_size": 2, "max_length": 3}
         for name, number in least.items():
             if getattr(self, name) < number:

@@ -316,7 +316,11 @@ def get_tokenizer(arguments: ModelArguments, data: TextData) -> PreTrainedTokeni
     source = arguments.tokenizer or find_start(arguments)
     if source is None:
         texts = [text for name in ("text", "text_pair") if name in data.train.column_names for text in data.train[name]]
-        return train_wave_tokenizer(texts, arguments.vocab_size, model_max_length=arguments.max_length or MAX_LENGTH)
+        settings: dict[str, Any] = {
+            "lowercase": arguments.lowercase,
+            "model_max_length": arguments.max_length or MAX_LENGTH,
+        }
+        return train_wave_tokenizer(texts, arguments.vocab_size, **settings)
     tokenizer = load_wave_tokenizer(source)
     longest = tokenizer.model_max_length
     if arguments.max_length is not None and arguments.max_length > longest:
