@@ -81,7 +81,8 @@ def run(verb: str, words: list[str], shows_trace: bool) -> None:
         cause: BaseException = error
         while type(cause).__name__.startswith("StrictDataclass") and cause.__cause__ is not None:
             cause = cause.__cause__  # what is said of a bad value in a config comes wrapped by huggingface_hub
-        is_of_user = isinstance(cause, OSError | ValueError | ImportError) or type(cause).__module__.startswith("httpx")
+        is_of_user = isinstance(cause, OSError | ValueError | ImportError | MemoryError) or cause is not error
+        is_of_user |= type(cause).__module__.startswith("httpx") or ("memory" in str(cause) and "alloc" in str(cause))
         if shows_trace or not is_of_user:
             raise
         sys.exit(fail(f"wave-network {verb}", str(cause) or type(cause).__name__))

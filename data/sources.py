@@ -14,7 +14,7 @@ import datasets
 import pyarrow as pa
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from ..files import refuse_absent
+from ..files import check_source
 from .cuts import cut_rows
 from .read import (
     ENDINGS,
@@ -72,7 +72,7 @@ def find_named(name: str, config: str | None, is_on_hub: bool, form: Format) -> 
         return read_bbc_news()
     if not is_on_hub:
         return find_in_folder(path, form) if path.is_dir() else {"train": partial(read_files, [name], form)}
-    refuse_absent("dataset", name, ENDINGS)
+    check_source("dataset", name, ENDINGS)
     try:
         return find_objects(datasets.load_dataset(name, config))
     except (OSError, HfHubHTTPError, HFValidationError) as error:

@@ -19,7 +19,7 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoConfig, AutoTokenizer
 
-from ..files import open_folder, refuse_absent, refuse_existing, write_json, write_text
+from ..files import check_source, open_folder, refuse_existing, write_json, write_text
 from .classify import GRAPHS, ExportedClassifier
 from .predict import Classifier, load_classifier, read_trained
 
@@ -75,7 +75,7 @@ def export_model(arguments: ExportArguments) -> Path:
         ValueError, OSError: The model or a setting is not as it must be, or the export is not the model; the message
             says which and how far.
     """
-    refuse_absent("model", arguments.model)
+    check_source("model", arguments.model)
     target = resolve_target(arguments)
     missing = [package for package in PACKAGES if find_spec(package) is None]
     if missing:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from ..data.load import read_texts
 from ..data.tokens import Losses
-from ..files import open_whole, refuse_absent, refuse_existing
+from ..files import check_source, open_whole, refuse_existing
 from .classify import CHUNK, CPU_TOKENS, make_header, make_row, resolve_problem, split_batches, to_cell
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def predict(arguments: PredictArguments) -> Path | None:
         raise ValueError(f"`batch_size` must be at least 1, got {arguments.batch_size}.")
     output = None if arguments.output == "-" else resolve_output(arguments)
     device = resolve_device(arguments.device)
-    refuse_absent("model", arguments.model)
+    check_source("model", arguments.model)
     # The file before the weights, which may have to come from the Hub.
     config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
     names = ("delimiter", "encoding", "no_header", "keep")

@@ -15,6 +15,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     PreTrainedConfig,
@@ -28,7 +29,7 @@ from ..configuration import WaveConfig
 from ..data.load import TextData, load_text_data
 from ..data.measure import calibrate, compute_metrics, measure
 from ..data.tokens import Losses
-from ..files import read_json, write_json
+from ..files import read_json, refuse_existing, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
 from .packing import DataCollatorWithPacking, takes_packed
@@ -102,6 +103,8 @@ def finetune(
     data = read_data(data_arguments)
     skew = find_skew(data)
     arguments.resolve_skew(skew is not None and compute_loss_func is None)
+    if model_arguments.teacher is not None:  # one that is not there is said before anything is written
+        AutoTokenizer.from_pretrained(model_arguments.teacher, trust_remote_code=False)
     model_arguments = resolve_start(model_arguments, data, make_model is not None)
     tokenizer = get_tokenizer(model_arguments, data)
     is_new = find_start(model_arguments) is None and make_model is None
@@ -236,6 +239,7 @@ def find_checkpoint(folder: Path, wanted: str | None) -> Path | None:
     is_last = str(wanted).lower() in ("last", "true")
     if (folder / "metrics.json").exists():
         raise FileExistsError(f"The run in `output_dir` {str(folder)!r} has ended. Choose another folder.")
+    refuse_existing(folder, overwrite=True)
     is_own = (folder / BEGUN).exists() and (is_last or (wanted and Path(wanted).resolve().parent == folder.resolve()))
     if folder.exists() and any(folder.iterdir()) and not is_own:
         advice = " It goes on with --resume_from_checkpoint last." if (folder / BEGUN).exists() else ""
@@ -347,9 +351,20 @@ def get_model(
         if is_encoder(config) and dropout is None:
             dropout = DROPOUT
         config.update({} if dropout is None else {"hidden_dropout_prob": dropout})
-        model = AutoModelForSequenceClassification.from_pretrained(
-            start, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            start,
+            config=config,
+            ignore_mismatched_sizes=True,  # of the classifier, if the classes are others
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
+        for weight, found, expected in sorted(loaded["mismatched_keys"]):
+            if weight.startswith(f"{model.base_model_prefix}."):
+                raise ValueError(
+                    f"`model` {start!r} must have the {weight!r} that its config.json asks for, of shape "
+                    f"{tuple(expected)}, got one of shape {tuple(found)}."
+                )
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
         if isinstance(model, WaveForSequenceClassification):

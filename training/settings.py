@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, cast
 
 import torch
+from accelerate.utils import DynamoBackend
 from huggingface_hub.utils import validate_repo_id
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
@@ -16,7 +17,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 
 from ..configuration import WaveConfig
-from ..files import refuse_absent
+from ..files import check_source
 
 METRICS = ("accuracy", "macro_f1", "loss")
 # What `--model` may be besides a folder or a name.
@@ -47,6 +48,8 @@ OF_VALIDATION = (
     *("eval_delay", "eval_on_start", "save_total_limit", "save_only_model"),
     *("load_best_model_at_end", "metric_for_best_model", "early_stopping_patience"),
 )
+# The largest model that is tried: beyond it memory ends, and with it other programs.
+MOST = {"hidden_size": 2**14, "intermediate_size": 2**16, "num_hidden_layers": 1000}
 # Settings of transformers that have no effect here, or would spoil what is measured.
 FIXED = {
     "finetune trains, validates and tests": ("do_train", "do_eval", "do_predict"),
@@ -117,6 +120,7 @@ ABOVE = dict.fromkeys(("num_train_epochs", "eval_steps", "save_steps", "logging_
 BELOW = {
     **dict.fromkeys(("ema_decay", "label_smoothing_factor", "adam_beta1", "adam_beta2"), 1),
     **dict.fromkeys(("seed", "data_seed"), 2**32),
+    "subword_buckets": 2**24,
 }
 
 
@@ -258,8 +262,11 @@ class ModelArguments:
         # Two tokens stand around a text.
         if self.max_length is not None and self.max_length < 3:
             raise ValueError(f"`max_length` must be at least 3, for a token between two marks, got {self.max_length}.")
+        for name, most in MOST.items():
+            if (getattr(self, name) or 0) > most:
+                raise ValueError(f"`{name}` must be at most {most:,}, got {getattr(self, name)}.")
         for name in ("model", "tokenizer", "teacher"):
-            refuse_absent(name, getattr(self, name))
+            check_source(name, getattr(self, name))
         changed = find_changed(self)
         if self.model not in (AUTO, NONE) and self.of_a_new_model:
             name = self.of_a_new_model[0]
@@ -410,8 +417,8 @@ class RunArguments(TrainingArguments):
                 self.save_steps = self.eval_steps
         if self.load_best_model_at_end and self.save_strategy not in ("best", self.eval_strategy):
             raise ValueError(
-                f"`save_strategy` must be as `eval_strategy` is ({self.eval_strategy}) or best, so that the best model is "
-                f"kept; got {self.save_strategy!r}. Or set `load_best_model_at_end` to false."
+                f"`save_strategy` must be as `eval_strategy` ({self.eval_strategy}) or best, so that the best model is "
+                f"kept, or `load_best_model_at_end` false; got {self.save_strategy!r}."
             )
 
     def read_dictionaries(self) -> None:
@@ -469,7 +476,8 @@ class RunArguments(TrainingArguments):
             "class_weights": ("none", "balanced"),
             "save_dtype": ("float32", "float16"),
             **{f"{name}_strategy": [each.value for each in IntervalStrategy] for name in ("eval", "logging")},
-            "save_strategy": [None, *(each.value for each in SaveStrategy)],
+            "save_strategy": [each.value for each in SaveStrategy],
+            "torch_compile_backend": [each.value.lower() for each in DynamoBackend],
             "hub_strategy": [each.value for each in HubStrategy],
             "train_sampling_strategy": orders.get("choices", ["random", "sequential", "group_by_length"]),
         }.items():
@@ -517,7 +525,7 @@ class RunArguments(TrainingArguments):
             for name in self.changed.keys() & OF_OPTIMIZER:
                 other = set_quietly(trial, {name: type(self).__dataclass_fields__[name].default})
                 if Trainer.get_optimizer_cls_and_kwargs(other)[1] == settings:
-                    raise ValueError(f"`{name}` has no effect with {self.optim.value}")
+                    raise ValueError(f"{self.optim.value} does not read `{name}`")
             kwargs = cast(dict | None, self.lr_scheduler_kwargs)
             get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=kwargs)
         except (TypeError, ValueError, ImportError) as error:
