@@ -123,7 +123,9 @@ class DistilArguments:
         try:
             return WaveConfig(**fields | {"hidden_size": self.hidden_size} | self.fields | settings)
         except (StrictDataclassError, TypeError) as error:
-            raise ValueError(f"`model_config` ({self.model_config}) does not fit: {error.__cause__ or error}") from error
+            raise ValueError(
+                f"`model_config` ({self.model_config}) does not fit: {error.__cause__ or error}"
+            ) from error
 
     @property
     def has_vectors(self) -> bool:
