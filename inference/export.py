@@ -20,8 +20,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoConfig, AutoTokenizer
 
 from ..files import check_source, open_folder, refuse_existing, write_json, write_text
+from .classifier import Classifier, load_classifier
 from .classify import GRAPHS, ExportedClassifier
-from .predict import Classifier, load_classifier, read_trained
+from .predict import read_trained
 
 FORMATS = {"onnx": GRAPHS[0], "onnx-int8": GRAPHS[1]}
 TOLERANCE = 1e-5  # the largest difference of a logit, of the largest logit or of 1, whichever is more

@@ -575,6 +575,8 @@ def find_changed(settings: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]
 def describe_command(data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments) -> str:
     """The command that repeats the run, without the access token."""
     settings = find_changed(data_arguments) | find_changed(model_arguments) | arguments.changed
+    if data_arguments.dataset is None and data_arguments.train_file is None:  # they were in memory
+        return f"wave_network.finetune(data, {', '.join(f'{name}={value!r}' for name, value in settings.items())})"
     return shlex.join(["wave-network", "finetune", *as_words(settings)])
 
 
