@@ -90,8 +90,9 @@ def finetune(
         arguments: How to train.
         make_model: A model of your own: called with `model_arguments`, the tokenizer and the names of the classes,
             after the seed was set.
-        compute_loss_func: A loss of your own, Trainer's hook: called with the outputs of the model, the labels (N,),
-            and `num_items_in_batch`, the rows of the whole step.
+        compute_loss_func: A loss of your own, Trainer's hook: called with the outputs of the model, the labels (N,)
+            or (N, K), numbers with a mean of 0 and a deviation of 1, and `num_items_in_batch`, the labels of the whole
+            step.
         dataset: Data in memory, as `load_text_data` takes them, in place of the name in `data_arguments`.
 
     Returns:

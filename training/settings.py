@@ -403,6 +403,7 @@ class RunArguments(TrainingArguments):
         if self.metric_for_best_model is not None:
             self.metric_for_best_model = self.metric_for_best_model.removeprefix("eval_")
         self.changed = find_changed(self, leave_out=("hub_token", "resume_from_checkpoint"))
+        self.set_defaults({"metric_for_best_model": BEST["single"]})  # until the task is known
         self.check_numbers()
         self.check_choices()
         self.read_dictionaries()
