@@ -166,12 +166,14 @@ def check_words(words: Sequence[str]) -> None:
 def insert_config(words: list[str]) -> list[str]:
     """The words of `--config FILE.yaml` before the others, which go before them in effect."""
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    if "--config" not in words[:-1]:
+    if "--config" not in words:
         return words
     import yaml
 
     place = words.index("--config")
-    file = words[place + 1]
+    file = words[place + 1] if words[place + 1 :] else "--"
+    if file.startswith("--"):
+        raise ValueError("argument --config: expected one argument")
     try:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
