@@ -13,7 +13,7 @@ import pytest
 from small_runs import SMALL, make_rows, write_csv
 from transformers import AutoTokenizer
 
-from wave_network import WaveConfig, WaveForSequenceClassification, train_wave_tokenizer
+from wave_network import WaveConfig, WaveForSequenceClassification, load, train_wave_tokenizer
 from wave_network.inference.export import ExportArguments, export_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -61,6 +61,16 @@ def test_sentence_embeddings(texts, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "found after:" in printed
     refuses("sentence_embeddings.py", texts, str(tmp_path / "model"))
+
+
+def test_trainer(texts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    run_example("trainer.py", texts, str(tmp_path / "model"))
+    printed = capsys.readouterr().out
+    assert "'eval_accuracy': " in printed
+    assert "'label': " in printed
+    assert load(tmp_path / "model").labels == list(LABELS.values())
+    refuses("trainer.py", texts, str(tmp_path / "model"))
 
 
 def test_a_job_trains_and_pushes(data_folder, tmp_path, monkeypatch, capsys):

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     PreTrainedConfig,
@@ -31,7 +32,7 @@ from ..configuration import WaveConfig
 from ..data.load import TextData, load_text_data
 from ..data.measure import METRICS, calibrate, compute_metrics, measure
 from ..data.tokens import Losses
-from ..files import read_json, write_json
+from ..files import read_json, refuse_existing, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
 from .decisions import describe_abstain, tune_abstain, tune_thresholds
@@ -89,8 +90,9 @@ def finetune(
         arguments: How to train.
         make_model: A model of your own: called with `model_arguments`, the tokenizer and the names of the classes,
             after the seed was set.
-        compute_loss_func: A loss of your own, Trainer's hook: called with the outputs of the model, the labels (N,),
-            and `num_items_in_batch`, the rows of the whole step.
+        compute_loss_func: A loss of your own, Trainer's hook: called with the outputs of the model, the labels (N,)
+            or (N, K), numbers with a mean of 0 and a deviation of 1, and `num_items_in_batch`, the labels of the whole
+            step.
         dataset: Data in memory, as `load_text_data` takes them, in place of the name in `data_arguments`.
 
     Returns:
@@ -121,6 +123,8 @@ def finetune(
     restore = np.asarray if scale is None else scale.undo
     skew = find_skew(data)
     arguments.resolve_skew(skew is not None and compute_loss_func is None)
+    if model_arguments.teacher is not None:  # one that is not there is said before anything is written
+        AutoTokenizer.from_pretrained(model_arguments.teacher, trust_remote_code=False)
     model_arguments = resolve_start(model_arguments, data, make_model is not None)
     tokenizer = get_tokenizer(model_arguments, data)
     is_new = find_start(model_arguments) is None and make_model is None
@@ -270,6 +274,7 @@ def find_checkpoint(folder: Path, wanted: str | None) -> Path | None:
     is_last = str(wanted).lower() in ("last", "true")
     if (folder / "metrics.json").exists():
         raise FileExistsError(f"The run in `output_dir` {str(folder)!r} has ended. Choose another folder.")
+    refuse_existing(folder, overwrite=True)
     is_own = (folder / BEGUN).exists() and (is_last or (wanted and Path(wanted).resolve().parent == folder.resolve()))
     if folder.exists() and any(folder.iterdir()) and not is_own:
         advice = " It goes on with --resume_from_checkpoint last." if (folder / BEGUN).exists() else ""
@@ -360,7 +365,11 @@ def get_tokenizer(arguments: ModelArguments, data: TextData) -> PreTrainedTokeni
     source = arguments.tokenizer or find_start(arguments)
     if source is None:
         texts = [text for name in ("text", "text_pair") if name in data.train.column_names for text in data.train[name]]
-        return train_wave_tokenizer(texts, arguments.vocab_size, model_max_length=arguments.max_length or MAX_LENGTH)
+        settings: dict[str, Any] = {
+            "lowercase": arguments.lowercase,
+            "model_max_length": arguments.max_length or MAX_LENGTH,
+        }
+        return train_wave_tokenizer(texts, arguments.vocab_size, **settings)
     tokenizer = load_wave_tokenizer(source)
     longest = tokenizer.model_max_length
     if arguments.max_length is not None and arguments.max_length > longest:
@@ -399,9 +408,20 @@ def get_model(
             if is_pair:
                 config.update({"classifier_pooling": "segments", "type_vocab_size": max(segments, 2)})
         config.update({} if dropout is None else {"hidden_dropout_prob": dropout})
-        model = AutoModelForSequenceClassification.from_pretrained(
-            start, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            start,
+            config=config,
+            ignore_mismatched_sizes=True,  # of the classifier, if the classes are others
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
+        for weight, found, expected in sorted(loaded["mismatched_keys"]):
+            if weight.startswith(f"{model.base_model_prefix}.") and "token_type_embeddings" not in weight:
+                raise ValueError(
+                    f"`model` {start!r} must have the {weight!r} that its config.json asks for, of shape "
+                    f"{tuple(expected)}, got one of shape {tuple(found)}."
+                )
         if getattr(model.config, "type_vocab_size", 0) > segments:
             nn.init.zeros_(cast(Any, model).wave.embeddings.token_type_embeddings.weight)  # reads as before
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
