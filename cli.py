@@ -2,30 +2,34 @@
 
 import argparse
 import difflib
+import io
 import json
+import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-VERBS = {
-    "finetune": ("train a classifier on your texts and leave a run folder", "--dataset reviews.csv"),
-    "predict": ("classify a file of texts", "runs/reviews --file new_reviews.csv"),
-    "export": ("write a classifier that runs without transformers", "runs/reviews --format onnx"),
-    "distil": (
-        "teach a new encoder what another one knows",
-        "--teacher TEACHER --texts news.txt --output_dir encoder",
-    ),
-    "push": ("put a finished run folder on the Hub", "runs/reviews you/reviews"),
-    "analyze": ("study how a trained model works", "waves --model runs/reviews --text 'a text to look into'"),
+# Each has a function `run_VERB`, and a section in help.txt, which `--help` shows.
+VERBS = ("finetune", "predict", "export", "distil", "push", "analyze", "complete")
+HELP = ("-h", "--help")
+# What stands in place of "--" where an editor or a web page has changed it.
+DASHES = r"[-\u2010-\u2015\u2212]+"
+# The settings of the verb that runs: an error calls them as the command line does.
+SETTINGS: set[str] = set()
+COMPLETION = """[ -n "$ZSH_VERSION" ] && autoload -Uz compinit bashcompinit && compinit && bashcompinit
+_wave_network() {
+  local words="" word="${COMP_WORDS[COMP_CWORD]}"
+  [ "$COMP_CWORD" = 1 ] && words="%s"
+  case "$word" in -*) case "${COMP_WORDS[1]}" in
+%s
+  esac ;; esac
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
 }
-# What `finetune --help` shows; `--help_all` shows the rest.
-COMMON = (
-    *("dataset", "text_columns", "label_column", "output_dir", "model", "max_length", "num_train_epochs", "seed"),
-    *("per_device_train_batch_size", "learning_rate", "class_weights", "calibrate", "resume_from_checkpoint"),
-    *("delimiter", "teacher", "push_to_hub", "help", "help_all", "config"),
-)
+complete -o default -F _wave_network wave-network"""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -33,45 +37,74 @@ def main(words: Sequence[str] | None = None) -> None:
     Runs one verb. An error in what the user gave is one line on standard error, with exit status 2, and so is an
     interruption, with 130.
     """
-    from . import __version__, register
+    given = list(sys.argv[1:] if words is None else words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that a code page lacks does not end a run
+    shows_trace = "--traceback" in given
+    verb, *rest = [word for word in given if word != "--traceback"] or HELP
+    if verb == "--version":
+        from . import __version__
 
-    epilog = "".join(f"  {verb:<10}{summary}\n" for verb, (summary, _) in VERBS.items())
-    parser = argparse.ArgumentParser(
-        prog="wave-network",
-        description="Train, use and share Wave Network text classifiers.",
-        epilog=f"verbs:\n{epilog}\n`wave-network VERB --help` explains a verb.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"wave-network {__version__}")
-    parser.add_argument("--traceback", action="store_true", help="show the whole trace of an error")
-    parser.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(words)
+        print(f"wave-network {__version__}")
+    elif verb in (*HELP, "help"):
+        print(read_help(rest[0] if rest and rest[0] in VERBS else None))
+    elif verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        advice = f"did you mean {close[0]}?" if close else f"there are {', '.join(VERBS)}."
+        sys.exit(fail("wave-network", f"no verb {verb!r}; {advice}"))
+    elif (rest[:1] and rest[0] in HELP) or (verb != "analyze" and set(rest) & set(HELP)):
+        print(read_help(verb))
+    else:
+        run(verb, rest, shows_trace)
+
+
+def run(verb: str, words: list[str], shows_trace: bool) -> None:
+    from . import register
+
+    SETTINGS.clear()
     try:
-        register()
-        globals()[f"run_{arguments.verb}"](arguments.rest)
+        if verb != "complete":
+            register()
+        globals()[f"run_{verb}"](words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as shells have it: 128, and the number of the signal
     except KeyboardInterrupt:
-        if arguments.traceback:
+        if shows_trace:
             raise
-        advice = " It goes on with --resume_from_checkpoint last." if arguments.verb == "finetune" else ""
-        sys.stderr.write(f"\nwave-network {arguments.verb}: interrupted.{advice}\n")
-        sys.exit(130)  # as shells have it: 128, and the number of the signal
+        advice = " It goes on with --resume_from_checkpoint last." if verb == "finetune" else ""
+        fail(f"\nwave-network {verb}", f"interrupted.{advice}")
+        sys.exit(130)
     except Exception as error:
         cause: BaseException = error
         while type(cause).__name__.startswith("StrictDataclass") and cause.__cause__ is not None:
             cause = cause.__cause__  # what is said of a bad value in a config comes wrapped by huggingface_hub
         is_of_user = isinstance(cause, OSError | ValueError | ImportError) or type(cause).__module__.startswith("httpx")
-        if arguments.traceback or not is_of_user:
+        if shows_trace or not is_of_user:
             raise
-        message = " ".join(str(cause).split()) or type(cause).__name__
-        sys.stderr.write(f"wave-network {arguments.verb}: {message}\n")
-        sys.exit(2)
+        sys.exit(fail(f"wave-network {verb}", str(cause) or type(cause).__name__))
 
 
-def parse(verb: str, types: list[Any], words: list[str], first: str | None = None) -> tuple[Any, ...]:
+def fail(who: str, message: str) -> int:
+    """Writes one line, in which settings have the names of the command line. The exit status."""
+    line = re.sub(r"`(\w+)`", lambda name: f"--{name[1]}" if name[1] in SETTINGS else name[0], message)
+    sys.stderr.write(f"{who}: {' '.join(line.split())}\n")
+    return 2
+
+
+def read_help(verb: str | None) -> str:
+    """The section of a verb in help.txt; without one the first section."""
+    first, *sections = Path(__file__).with_name("help.txt").read_text(encoding="utf-8").rstrip().split("\n\n# ")
+    texts = {section.split(maxsplit=1)[0]: f"usage: wave-network {section}" for section in sections}
+    return texts[verb] if verb else first
+
+
+def parse(verb: str, types: list[Any], words: list[str], first: Sequence[str] = ()) -> tuple[Any, ...]:
     """
-    The dataclasses of a verb, from `--config FILE.yaml` and the words, which override the file. `first` is the setting
-    that the first word is for, if it has no name: `predict MODEL`.
+    The dataclasses of a verb, from `--config FILE.yaml` and the words, which override the file. `first` are the
+    settings that the first words are for, if they have no name: `predict MODEL`.
     """
     from transformers import HfArgumentParser
 
@@ -79,28 +112,32 @@ def parse(verb: str, types: list[Any], words: list[str], first: str | None = Non
         def error(self, message: str) -> Any:
             raise ValueError(message)
 
-    name = verb.partition(" ")[0]
     parser = Parser(
         types,
         prog=f"wave-network {verb}",
-        usage=f"wave-network {verb} {first.upper() + ' ' if first else ''}[settings]",
-        epilog=f"example: wave-network {name} {VERBS[name][1]}",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=110),
+        usage=" ".join(["wave-network", verb, *map(str.upper, first), "[settings]"]),
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=100),
         allow_abbrev=False,
+        add_help=False,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings. The command line overrides it.")
-    parser.add_argument("--help_all", action="help", help="Show all settings.")
+    parser.add_argument("--help_all", *HELP, action="help", help="Show all settings.")
     for action in parser._actions:
-        action.option_strings = action.option_strings[:1]  # --help shows one spelling; both are read
+        action.option_strings = action.option_strings[:1]  # the help shows one spelling; both are read
         action.metavar = action.metavar or (None if action.choices else "X")
-        if verb == "finetune" and "--help_all" not in words and action.dest not in COMMON:
-            action.help = argparse.SUPPRESS
-        elif action.default not in (None, False, argparse.SUPPRESS):
+        if action.default not in (None, False, [], argparse.SUPPRESS):
             action.help = f"{action.help} Default: {action.default}."
-    if first and words and not words[0].startswith("-"):
-        words = [f"--{first}", *words]
+    SETTINGS.update(action.dest for action in parser._actions)
+    for name in first:
+        if words and not words[0].startswith("-"):
+            words = [*words[1:], f"--{name}", words[0]]
+    check_words(words)
+    words = insert_config(words)
+    for option, value in pairwise(words):
+        if option.startswith("--") and not value:
+            raise ValueError(f"{option} must not be empty.")
     *settings, _, left = parser.parse_args_into_dataclasses(
-        insert_config(words), return_remaining_strings=True, look_for_args_file=False
+        words, return_remaining_strings=True, look_for_args_file=False
     )
     if left:
         close = difflib.get_close_matches(left[0], parser._option_string_actions, n=3)
@@ -108,8 +145,23 @@ def parse(verb: str, types: list[Any], words: list[str], first: str | None = Non
     return tuple(settings)
 
 
+def check_words(words: Sequence[str]) -> None:
+    """A ValueError for a setting with another dash, and a line for one that is given twice."""
+    given: list[str] = []
+    for word in words:
+        found = re.fullmatch(rf"({DASHES})([A-Za-z][\w-]*)(=.*)?", word, re.DOTALL)
+        name = found[2].replace("-", "_") if found else ""
+        if found and name in SETTINGS:
+            if found[1] != "--":
+                raise ValueError(f"unknown setting {word}; did you mean --{name}?")
+            if name in given:
+                sys.stderr.write(f"--{name} is given twice: the last one counts.\n")
+            given.append(name)
+
+
 def insert_config(words: list[str]) -> list[str]:
     """The words of `--config FILE.yaml` before the others, which go before them in effect."""
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     if "--config" not in words[:-1]:
         return words
     import yaml
@@ -141,7 +193,9 @@ def run_finetune(words: list[str]) -> None:
     from .training.finetune import finetune
     from .training.settings import DataArguments, ModelArguments, RunArguments
 
-    data_arguments, model_arguments, arguments = parse("finetune", [DataArguments, ModelArguments, RunArguments], words)
+    data_arguments, model_arguments, arguments = parse(
+        "finetune", [DataArguments, ModelArguments, RunArguments], words, first=["dataset"]
+    )
     folder = finetune(data_arguments, model_arguments, arguments)
     if arguments.process_index != 0:
         return
@@ -172,7 +226,7 @@ def print_results(folder: Path) -> None:
 def run_predict(words: list[str]) -> None:
     from .inference.predict import PredictArguments, predict
 
-    output = predict(*parse("predict", [PredictArguments], words, first="model"))
+    output = predict(*parse("predict", [PredictArguments], words, first=["model"]))
     if output is not None:
         print(f"Written: {output}")
 
@@ -180,7 +234,7 @@ def run_predict(words: list[str]) -> None:
 def run_export(words: list[str]) -> None:
     from .inference.export import ExportArguments, export_model
 
-    print(f"Written: {export_model(*parse('export', [ExportArguments], words, first='model'))}")
+    print(f"Written: {export_model(*parse('export', [ExportArguments], words, first=['model']))}")
 
 
 def run_distil(words: list[str]) -> None:
@@ -190,35 +244,28 @@ def run_distil(words: list[str]) -> None:
 
 
 def run_push(words: list[str]) -> None:
-    from .hub_card import push_run
+    from .hub_card import PushArguments, push_run
 
-    parser = argparse.ArgumentParser(prog="wave-network push", description="Puts a finished run folder on the Hub.")
-    parser.add_argument("run_folder", help="folder that `wave-network finetune` left")
-    parser.add_argument("repo_id", help="name on the Hub, user/name; created if it does not exist")
-    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
-    parser.add_argument("--revision", help="branch to push to (default: main)")
-    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
-    parser.add_argument("--commit_message", help="default: a plain one")
-    parser.add_argument("--token", help="access token (default: HF_TOKEN, or that of `hf auth login`)")
-    print(f"Pushed: {push_run(**vars(parser.parse_args(words)))}")
+    (arguments,) = parse("push", [PushArguments], words, first=["run_folder", "repo_id"])
+    print(f"Pushed: {push_run(**vars(arguments))}")
 
 
 def run_analyze(words: list[str]) -> None:
-    from .analysis.study import STUDIES, AnalyzeArguments, load_study, run_study
+    from .analysis.study import AnalyzeArguments, load_study, run_study
 
-    parser = argparse.ArgumentParser(
-        prog="wave-network analyze",
-        description="Studies a trained Wave Network: a table, figures and a report in words.",
-        epilog="studies:\n" + "\n".join(f"  {name:<13}{summary}" for name, summary in STUDIES.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("study", choices=STUDIES, metavar="STUDY", help=", ".join(STUDIES))
-    parser.add_argument("settings", nargs=argparse.REMAINDER, help="`analyze STUDY --help` shows them")
-    arguments = parser.parse_args(words)
-    settings = insert_config(arguments.settings)
-    parsed = parse(f"analyze {arguments.study}", [AnalyzeArguments, load_study(arguments.study).settings], settings)
-    folder, result = run_study(arguments.study, *parsed)
+    study, *settings = words or [""]
+    parsed = parse(f"analyze {study}", [AnalyzeArguments, load_study(study).settings], settings)
+    folder, result = run_study(study, *parsed)
     print(f"{len(result.table)} rows, figures and a report in words: {folder / 'report.md'}")
+
+
+def run_complete(words: list[str]) -> None:
+    """A function of the shell. Verbs and settings are those of help.txt, so that it is made without waiting."""
+    if words:
+        raise ValueError(f"unknown setting {words[0]}.")
+    settings = {verb: sorted({"--help", *re.findall(r"^--\w+", read_help(verb), re.MULTILINE)}) for verb in VERBS}
+    cases = "\n".join(f'    {verb}) words="{" ".join(names)}" ;;' for verb, names in settings.items())
+    print(COMPLETION % (" ".join(VERBS), cases))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
-from wave_network.training.evaluate import compute_metrics
+from wave_network.data.measure import compute_metrics
 from wave_network.training.finetune import encode, get_model, get_tokenizer, read_data
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
 from wave_network.training.subwords import add_subwords, resolve_subwords

@@ -2,6 +2,6 @@
 
 from .card import write_card
 from .pictures import draw_pictures
-from .push import push_run
+from .push import PushArguments, push_run
 
-__all__ = ["draw_pictures", "push_run", "write_card"]
+__all__ = ["PushArguments", "draw_pictures", "push_run", "write_card"]

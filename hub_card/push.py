@@ -1,5 +1,6 @@
 """Puts a finished run folder on the Hub."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,21 @@ from .card import write_card
 
 NEEDED = ("config.json", "metrics.json", "model.safetensors", "tokenizer.json")
 LEFT_HERE = ["checkpoint-*", "training_args.bin", "_saving-*", "teacher-*", ".*.tmp", "trackio/*", "wandb/*"]
+
+
+@dataclass
+class PushArguments:
+    """What to put on the Hub, and where."""
+
+    run_folder: str = field(metadata={"help": "Folder that `wave-network finetune` left."})
+    repo_id: str = field(metadata={"help": "Name on the Hub, user/name; created if it does not exist."})
+    token: str | None = field(
+        default=None, metadata={"help": "Access token. Default: HF_TOKEN, or that of `hf auth login`."}
+    )
+    private: bool | None = field(default=None, metadata={"help": "Make a new repository private."})
+    revision: str | None = field(default=None, metadata={"help": "Branch to push to. Default: main."})
+    create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead of committing."})
+    commit_message: str | None = field(default=None, metadata={"help": "Default: a plain one."})
 
 
 def push_run(

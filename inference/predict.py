@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from ..data.load import read_texts
 from ..data.tokens import Losses
 from ..files import open_whole, refuse_existing
-from .classify import CHUNK, CPU_TOKENS, make_header, make_row, resolve_problem, split_batches
+from .classify import CHUNK, CPU_TOKENS, make_header, make_row, resolve_problem, split_batches, to_cell
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def predict(arguments: PredictArguments) -> Path | None:
         writer.writerow([*make_header(labels, problem), *arguments.keep])
         classified = chain.from_iterable(zip(batch, classifier.logits(batch), strict=True) for batch in batches)
         for number, (row, logits) in enumerate(tqdm(classified, desc="Classifying", unit=" texts")):
-            writer.writerow([*make_row(number, logits, labels, problem), *row.get("kept", {}).values()])
+            writer.writerow([*map(to_cell, make_row(number, logits, labels, problem)), *row.get("kept", {}).values()])
     for line in classifier.losses.describe():
         logger.warning(line)
     return output

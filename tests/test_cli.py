@@ -29,7 +29,10 @@ def run_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[A
 
 def parse(*words: Any) -> tuple[DataArguments, ModelArguments, RunArguments]:
     data, model, arguments = cli.parse(
-        "finetune", [DataArguments, ModelArguments, RunArguments], [*map(str, words), "--use_cpu"]
+        "finetune",
+        [DataArguments, ModelArguments, RunArguments],
+        [*map(str, words), *([] if "--use_cpu" in words else ["--use_cpu"])],
+        first=["dataset"],
     )
     return data, model, arguments
 
@@ -38,44 +41,47 @@ def test_help_needs_neither_torch_nor_transformers():
     code = (
         "import sys; sys.argv[0] = 'wave-network'\n"
         "from wave_network import cli\n"
-        "for words in (['--help'], ['--version'], ['fintune']):\n"
-        "    try: cli.main(words)\n"
-        "    except SystemExit as exit_: print(exit_.code)\n"
-        "print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
+        "for words in ([], ['-h'], ['--version'], ['complete'], *([verb, '--help'] for verb in cli.VERBS)):\n"
+        "    cli.main(words)\n"
+        "try: cli.main(['fintune'])\n"
+        "finally: print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
-    assert all(re.search(rf"^  {verb} ", done.stdout, re.MULTILINE) for verb in cli.VERBS)
-    assert [line for line in lines if line in ("0", "2")] == ["0", "0", "2"]
-    assert lines[-1] == "set()"
-    assert "invalid choice: 'fintune'" in done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert all(f"usage: wave-network {verb}" in done.stdout for verb in cli.VERBS)
+    assert done.stdout.splitlines()[-1] == "set()"
+    assert (done.returncode, done.stderr) == (2, "wave-network: no verb 'fintune'; did you mean finetune?\n")
 
 
-def test_help_of_a_verb_fits_a_screen_and_help_all_shows_the_rest(capsys: pytest.CaptureFixture[str]):
-    shown = {}
-    for flag in ("--help", "--help_all"):
-        code, out, _ = run_command(["finetune", flag], capsys)
-        shown[flag] = set(re.findall(r"^  --(\w+)", out, re.MULTILINE))
-        assert code == 0
-        assert len(out.splitlines()) <= 45 or flag == "--help_all"
-    assert shown["--help"] == set(cli.COMMON) - {"help"}
-    types = (DataArguments, ModelArguments, RunArguments)
-    assert shown["--help_all"] >= {name for each in types for name in each.__dataclass_fields__} - {"local_rank"}
-
-
-@pytest.mark.parametrize(
-    ("verb", "settings"),
-    [
-        ("predict", ["--model", "--file"]),
-        ("export", ["--model", "--format", "--output_dir"]),
-        ("push", ["repo_id", "--token"]),
-        ("analyze", ["waves"]),
-    ],
-)
-def test_each_verb_has_its_help(verb: str, settings: list[str], capsys: pytest.CaptureFixture[str]):
-    code, out, _ = run_command([verb, "--help"], capsys)
+@pytest.mark.parametrize("verb", ["", *cli.VERBS])
+def test_help_fits_a_screen_and_names_settings_that_there_are(verb: str, capsys: pytest.CaptureFixture[str]):
+    cli.main([verb, "--help"] if verb else ["--help"])
+    shown = capsys.readouterr().out
+    assert 5 <= len(shown.splitlines()) <= 30
+    assert max(map(len, shown.splitlines())) <= 100
+    if verb in ("", "complete"):
+        return
+    words = ["analyze", "waves", "--help"] if verb == "analyze" else [verb, "--help_all"]
+    code, everything, _ = run_command(words, capsys)
     assert code == 0
-    assert all(setting in out for setting in settings)
+    settings = set(re.findall(r"^  --(\w+)", everything, re.MULTILINE))
+    named = re.findall(rf"^--.*|^  wave-network {verb} .*", shown, re.MULTILINE)
+    assert set(re.findall(r"--(\w+)", " ".join(named))) <= settings
+    if verb == "finetune":
+        types = (DataArguments, ModelArguments, RunArguments)
+        assert settings >= {name for each in types for name in each.__dataclass_fields__} - {"local_rank"}
+
+
+def test_completion_knows_verbs_settings_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cli.main(["complete"])
+    script = tmp_path / "complete.sh"
+    script.write_text(capsys.readouterr().out)
+    lines = [f". {script}"]
+    for words in ("fi", "predict --ov", "predict tex"):
+        typed = ["wave-network", *words.split()]
+        lines.append(f"COMP_WORDS=({' '.join(typed)}) COMP_CWORD={len(typed) - 1}")
+        lines.append('_wave_network; echo "${COMPREPLY[*]}"')
+    done = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["finetune", "--overwrite", ""]  # of files the shell knows itself
 
 
 def test_settings_come_from_a_file_and_the_command_line_goes_before_it(tmp_path: Path):
@@ -96,8 +102,8 @@ def test_settings_come_from_a_file_and_the_command_line_goes_before_it(tmp_path:
         (["--dataset", "a", "--learning_rat", "1"], "unknown setting --learning_rat; did you mean --learning_rate"),
         (["--dataset", "a", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["--dataset", "a", "--class_weights", "even"], "invalid choice: 'even'"),
-        (["--seed", "1"], "One of `dataset` and `train_file` must be given"),
-        (["a.csv"], "unknown setting a.csv"),
+        (["--seed", "1"], "One of --dataset and --train_file must be given"),
+        (["a.csv", "b.csv"], "unknown setting b.csv"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--config", "list.yaml"], "--config 'list.yaml' must hold lines of `name: value`"),
         (["--config", "broken.yaml"], "--config 'broken.yaml' is not YAML"),

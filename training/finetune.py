@@ -26,11 +26,11 @@ from transformers import (
 
 from ..configuration import WaveConfig
 from ..data.load import TextData, load_text_data
+from ..data.measure import calibrate, compute_metrics, measure
 from ..data.tokens import Losses
 from ..files import read_json, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
-from .evaluate import calibrate, compute_metrics, measure
 from .packing import DataCollatorWithPacking, takes_packed
 from .probe import Choice, MakeTrainer, choose
 from .record import count_parameters, describe_data, describe_settings, make_record
@@ -40,6 +40,7 @@ from .settings import (
     FROM_PROBE,
     MAX_LENGTH,
     OF_VALIDATION,
+    SKEWED,
     DataArguments,
     ModelArguments,
     RunArguments,
@@ -53,7 +54,6 @@ from .trainer import WaveTrainer, find_classifier, make_loss
 
 # What a run was begun with, in its folder until `metrics.json` says it.
 BEGUN = "run.json"
-SKEWED = 5  # from this ratio of the largest to the smallest class on, class weights are suggested
 
 
 def finetune(
@@ -100,6 +100,8 @@ def finetune(
     set_seed(arguments.seed)
 
     data = read_data(data_arguments)
+    skew = find_skew(data)
+    arguments.resolve_skew(skew is not None and compute_loss_func is None)
     model_arguments = resolve_start(model_arguments, data, make_model is not None)
     tokenizer = get_tokenizer(model_arguments, data)
     is_new = find_start(model_arguments) is None and make_model is None
@@ -163,6 +165,8 @@ def finetune(
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         print_summary(model, counts, data, folder, losses)
+        if skew is not None:
+            print_skew(skew, data, arguments)
     if is_taught:
         compute_loss_func = TeacherLoss(make_loss(arguments, data.train["label"], len(data.label_names)))
         with arguments.main_process_first(desc="ask the teacher"):
@@ -185,7 +189,7 @@ def finetune(
         prediction = trainer.predict(encoded[name], metric_key_prefix="eval" if name == "validation" else name)
         logits[name] = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
     results = {
-        name: measure(logits_NK.argmax(-1).tolist(), labels_N.tolist(), data.label_names)
+        name: measure(data.task, logits_NK, labels_N, data.label_names)
         for name, (logits_NK, labels_N) in logits.items()
     }
     if trainer.is_world_process_zero():
@@ -300,6 +304,12 @@ def read_data(arguments: DataArguments) -> TextData:
     if not data.validation_was_split and "validation_fraction" in find_changed(arguments):
         raise ValueError(f"`validation_fraction` is for data without a validation split; {data.name!r} has one.")
     return data
+
+
+def find_skew(data: TextData) -> list[tuple[int, int]] | None:
+    """The classes with their training rows, the largest first, if it is far larger than the smallest."""
+    classes = Counter(data.train["label"]).most_common() if data.task == "single" else []
+    return classes if classes and classes[0][1] >= SKEWED * classes[-1][1] else None
 
 
 def get_tokenizer(arguments: ModelArguments, data: TextData) -> PreTrainedTokenizerBase:
@@ -417,13 +427,19 @@ def print_summary(model: PreTrainedModel, counts: dict[str, int], data: TextData
         f"(core {counts['core_parameters']:,}, table {counts['table_parameters']:,})\n"
         f"Run folder: {folder}"
     )
-    classes = Counter(data.train["label"]).most_common()
+
+
+def print_skew(classes: list[tuple[int, int]], data: TextData, arguments: RunArguments) -> None:
     (most, largest), (least, smallest) = classes[0], classes[-1]
-    if largest >= SKEWED * smallest:
-        print(
-            f"The classes are skewed: {largest:,} training rows of {data.label_names[most]!r}, {smallest:,} of "
-            f"{data.label_names[least]!r}. If the rare ones matter as much: --class_weights balanced"
-        )
+    print(
+        f"The classes are skewed: {largest:,} training rows of {data.label_names[most]!r}, {smallest:,} of "
+        f"{data.label_names[least]!r}."
+    )
+    if arguments.class_weights == "balanced" and "class_weights" not in arguments.changed:
+        print("So each class weighs the same in the loss; each row does with --class_weights none.")
+    is_chosen = arguments.metric_for_best_model == "macro_f1" and "metric_for_best_model" not in arguments.changed
+    if is_chosen and arguments.eval_strategy != "no":
+        print("So macro F1 says which epoch is best; accuracy does with --metric_for_best_model accuracy.")
 
 
 def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32") -> None:

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PrinterCallback, Trainer
 
-from .evaluate import negative_log_likelihood
+from ..data.measure import negative_log_likelihood
 from .settings import FROM_PROBE, RunArguments, set_quietly
 from .trainer import find_classifier
 

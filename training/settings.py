@@ -22,6 +22,7 @@ AUTO, ENGLISH, NONE = "auto", "english", "none"
 # A new model that would take fewer steps in EPOCHS has learned too little from few rows: it takes as many as these.
 RATE, BATCH, EPOCHS = 1e-3, 32, 10.0
 FEW_STEPS, MANY_EPOCHS = 480, 30
+SKEWED = 5  # from this ratio of the largest to the smallest class on, the classes weigh the same
 MAX_LENGTH = 512
 # Up to so many rows no validation rows are split off: all are trained on, and cross-validated before. Not if one of
 # these settings is given.
@@ -244,8 +245,12 @@ class RunArguments(TrainingArguments):
             "the saved model has plain embeddings; 0 is none. Default: 16384 for a new model, else none."
         },
     )
-    class_weights: Literal["none", "balanced"] = field(
-        default="none", metadata={"help": "'balanced' weights each class by the inverse of its frequency."}
+    class_weights: Literal["none", "balanced"] | None = field(
+        default=None,
+        metadata={
+            "help": "'balanced' weights each class by the inverse of its frequency. Default: balanced if one class has "
+            f"{SKEWED} times the rows of another."
+        },
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many validations in a row without a new best; 0 is never."}
@@ -296,7 +301,11 @@ class RunArguments(TrainingArguments):
         default=None, metadata={"help": "Keep the best model of the run. Default: if there is validation."}
     )
     metric_for_best_model: str | None = field(
-        default="accuracy", metadata={"help": "What is best in validation: accuracy, macro_f1 or loss."}
+        default=None,
+        metadata={
+            "help": "What is best in validation: accuracy, macro_f1 or loss. Default: accuracy, or macro_f1 if one "
+            f"class has {SKEWED} times the rows of another."
+        },
     )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
     report_to: str | None = field(default="none", metadata={"help": "Experiment tracker, such as tensorboard."})
@@ -309,8 +318,10 @@ class RunArguments(TrainingArguments):
         # transformers' default is the word "no", which the command line reads as a boolean.
         if self.include_num_input_tokens_seen is False:
             self.include_num_input_tokens_seen = "no"
-        self.metric_for_best_model = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        if self.metric_for_best_model is not None:
+            self.metric_for_best_model = self.metric_for_best_model.removeprefix("eval_")
         self.changed = find_changed(self, leave_out=("hub_token", "resume_from_checkpoint"))
+        self.set_defaults({"metric_for_best_model": "accuracy"})  # until the rows are known
         self.check_numbers()
         self.check_choices()
         self.resolve_saving()
@@ -335,6 +346,12 @@ class RunArguments(TrainingArguments):
         batch = self.train_batch_size * self.world_size * self.gradient_accumulation_steps
         enough = math.ceil(FEW_STEPS / math.ceil(rows / batch)) if is_new else 0
         self.set_defaults({"num_train_epochs": float(max(EPOCHS, min(enough, MANY_EPOCHS)))})
+
+    def resolve_skew(self, is_skewed: bool) -> None:
+        """Completes class weights and metric: of skewed classes a rare one counts as much as a frequent one."""
+        self.set_defaults({"class_weights": "balanced" if is_skewed else "none"})
+        if is_skewed and "metric_for_best_model" not in self.changed:
+            self.metric_for_best_model = "macro_f1"
 
     def set(self, settings: Mapping[str, Any]) -> None:
         for name, value in settings.items():
@@ -372,7 +389,7 @@ class RunArguments(TrainingArguments):
             "class_weights": ("none", "balanced"),
             "train_sampling_strategy": orders.get("choices", ["random", "sequential", "group_by_length"]),
         }.items():
-            if getattr(self, name) not in allowed:
+            if getattr(self, name) not in (None, *allowed):
                 raise ValueError(f"`{name}` must be one of {list(allowed)}, got {getattr(self, name)!r}.")
         for reason, names in FIXED.items():
             for name in names:

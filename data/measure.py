@@ -1,5 +1,5 @@
 """
-What a run reached: accuracy with its interval, F1, and how far its probabilities can be trusted.
+How good answers are, for each task, and how far probabilities can be trusted.
 
 N rows, K classes, z logits, p = softmax(z) probabilities, y labels.
 """
@@ -9,51 +9,107 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.special import log_softmax, softmax
-from scipy.stats import binomtest
+from scipy.special import expit, log_softmax, softmax
+from scipy.stats import binomtest, pearsonr, spearmanr
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 from transformers.trainer_utils import EvalPrediction
 
+# What is measured of a task, after each epoch and at the end. The first one is its headline.
+METRICS = {
+    "single": ("accuracy", "macro_f1"),
+    "multi": ("micro_f1", "macro_f1", "subset_accuracy"),
+    "number": ("spearman", "pearson", "mse", "mae"),
+}
 BINS = 15  # as Guo et al. have them
 # Where a temperature is looked for. At an end there is no minimum: the rows ask for ever more, or less, certainty.
 COLDEST, HOTTEST = 0.01, 100.0
 
 
-def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """What is measured after an epoch."""
-    predicted_N, labels_N = np.argmax(prediction.predictions, axis=-1), prediction.label_ids
-    return {
-        "accuracy": float(np.mean(predicted_N == labels_N)),
-        "macro_f1": float(f1_score(labels_N, predicted_N, average="macro", zero_division=0)),
-    }
+def compute_metrics(prediction: EvalPrediction, task: str = "single") -> dict[str, float]:
+    """What is measured after an epoch: the `METRICS` of a task."""
+    logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    if task == "single":
+        return measure_single(logits.argmax(-1), labels)
+    return measure_number(logits, labels) if task == "number" else measure_multi(decide(logits), labels > 0)
 
 
-def measure(predicted_N: Sequence[int], labels_N: Sequence[int], label_names: Sequence[str]) -> dict[str, Any]:
+def measure(
+    task: str,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    label_names: Sequence[str],
+    thresholds: Sequence[float] | None = None,
+) -> dict[str, Any]:
     """
     What is measured at the end.
 
+    Args:
+        task: "single", "multi" or "number".
+        logits: (N, K). Of "number" the values, (N,) or (N, 1).
+        labels: (N,): indices into `label_names`, or numbers. Of "multi" (N, K), 0 or 1 for each label.
+        label_names: K names. Of "number" none.
+        thresholds: Of "multi", for each label the probability above which a row gets it. None: one half.
+
     Returns:
-        `rows`, `accuracy` with its 95 % Wilson interval (`accuracy_low`, `accuracy_high`), `macro_f1` (over the classes
-        that occur), `per_class` (`precision`, `recall`, `f1`, `support` of each name) and `confusion`, the counts with
-        a row for each true class.
+        `rows` and the `METRICS` of the task. Of "single" also the 95 % Wilson interval of the accuracy (`accuracy_low`,
+        `accuracy_high`) and `confusion`, the counts with a row for each true class. Of "single" and "multi" `per_class`
+        (`precision`, `recall`, `f1`, `support` of each name). Macro F1 is over the classes that occur.
     """
-    labels = list(range(len(label_names)))
-    right, rows = int(np.sum(np.asarray(predicted_N) == np.asarray(labels_N))), len(labels_N)
-    interval = binomtest(right, rows).proportion_ci(method="wilson")
-    scores = precision_recall_fscore_support(labels_N, predicted_N, labels=labels, zero_division=0)
+    values, truth = np.asarray(logits), np.asarray(labels)
+    if task == "number":
+        return {"rows": len(truth), **measure_number(values, truth)}
+    indices = list(range(len(label_names)))
+    found: dict[str, Any] = {"rows": len(truth)}
+    if task == "single":
+        predicted = values.argmax(-1)
+        found |= measure_single(predicted, truth)
+        interval = binomtest(int((predicted == truth).sum()), len(truth)).proportion_ci(method="wilson")
+        found |= {"accuracy_low": float(interval.low), "accuracy_high": float(interval.high)}
+        found["confusion"] = confusion_matrix(truth, predicted, labels=indices).tolist()
+    else:
+        predicted, truth = decide(values, thresholds), truth > 0
+        found |= measure_multi(predicted, truth)
+    scores = precision_recall_fscore_support(truth, predicted, labels=indices, average=None, zero_division=0)
+    found["per_class"] = {
+        name: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "support": int(support)}
+        for name, precision, recall, f1, support in zip(label_names, *scores, strict=True)
+    }
+    return found
+
+
+def decide(logits_NK: NDArray, thresholds: Sequence[float] | None = None) -> NDArray:
+    """Which labels each row gets, (N, K): those whose probability is above their threshold."""
+    return expit(np.asarray(logits_NK, np.float64)) > (0.5 if thresholds is None else np.asarray(thresholds))
+
+
+def measure_single(predicted_N: NDArray, labels_N: NDArray) -> dict[str, float]:
+    macro_f1 = f1_score(labels_N, predicted_N, average="macro", zero_division=0)
+    return {"accuracy": float(np.mean(predicted_N == labels_N)), "macro_f1": float(macro_f1)}
+
+
+def measure_multi(predicted_NK: NDArray, labels_NK: NDArray) -> dict[str, float]:
+    """F1 over all decisions, F1 of each label that occurs, and the share of rows with all labels right."""
+    occurs_K = (predicted_NK | labels_NK).any(axis=0)
+    f1_K = f1_score(labels_NK, predicted_NK, average=None, zero_division=0)
     return {
-        "rows": rows,
-        "accuracy": right / rows,
-        "accuracy_low": float(interval.low),
-        "accuracy_high": float(interval.high),
-        "macro_f1": float(f1_score(labels_N, predicted_N, average="macro", zero_division=0)),
-        "per_class": {
-            name: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "support": int(support)}
-            for name, precision, recall, f1, support in zip(label_names, *scores, strict=True)
-        },
-        "confusion": confusion_matrix(labels_N, predicted_N, labels=labels).tolist(),
+        "micro_f1": float(f1_score(labels_NK, predicted_NK, average="micro", zero_division=0)),
+        "macro_f1": float(f1_K[occurs_K].mean()) if occurs_K.any() else 0.0,
+        "subset_accuracy": float((predicted_NK == labels_NK).all(axis=1).mean()),
+    }
+
+
+def measure_number(values: NDArray, labels_N: NDArray) -> dict[str, float]:
+    """Correlations of ranks and of values, 0 where all are the same, and errors."""
+    values_N, labels_N = (np.asarray(each, np.float64).reshape(-1) for each in (values, labels_N))
+    errors_N = values_N - labels_N
+    has_spread = len(labels_N) > 1 and np.ptp(values_N) > 0 and np.ptp(labels_N) > 0
+    return {
+        "spearman": float(spearmanr(values_N, labels_N).statistic) if has_spread else 0.0,
+        "pearson": float(pearsonr(values_N, labels_N).statistic) if has_spread else 0.0,
+        "mse": float(np.square(errors_N).mean()),
+        "mae": float(np.abs(errors_N).mean()),
     }
 
 

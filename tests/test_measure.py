@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from wave_network.training.evaluate import (
+from wave_network.data.measure import (
     calibrate,
     describe_calibration,
     fit_temperature,
@@ -22,7 +22,7 @@ def draw(rows: int, scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 
 def test_the_figures_are_those_worked_by_hand():
-    result = measure([0, 1, 1, 0, 1], [0, 1, 0, 0, 1], ["a", "b", "none"])
+    result = measure("single", np.eye(3)[[0, 1, 1, 0, 1]], [0, 1, 0, 0, 1], ["a", "b", "none"])
     assert (result["rows"], result["accuracy"]) == (5, 0.8)
     assert result["confusion"] == [[2, 1, 0], [0, 2, 0], [0, 0, 0]]
     assert result["per_class"]["a"] == {"precision": 1.0, "recall": pytest.approx(2 / 3), "f1": 0.8, "support": 3}
@@ -30,12 +30,38 @@ def test_the_figures_are_those_worked_by_hand():
     assert result["macro_f1"] == pytest.approx(0.8)  # over the classes that occur
 
 
+def test_the_figures_of_several_labels_are_those_worked_by_hand():
+    labels = [[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]]
+    logits = np.array([[2.0, -1, -9], [-1, 2, -9], [-1, -1, -9], [-1, 0.5, -9]])
+    result = measure("multi", logits, labels, ["a", "b", "none"])
+    assert result["subset_accuracy"] == 0.75
+    assert result["micro_f1"] == pytest.approx(6 / 7)
+    assert result["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)  # over the labels that occur
+    assert result["per_class"]["a"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
+    low = measure("multi", logits, labels, ["a", "b", "none"], thresholds=[0.2, 0.5, 0.5])
+    assert low["per_class"]["a"]["precision"] == 0.5
+    assert low["per_class"]["b"] == result["per_class"]["b"]
+    assert measure("multi", logits, np.zeros((4, 3)), ["a", "b", "none"])["micro_f1"] == 0
+
+
+def test_the_figures_of_numbers_are_those_worked_by_hand():
+    result = measure("number", [[1.0], [2.0], [4.0]], [1, 3, 2], [])
+    assert result == {
+        "rows": 3,
+        "spearman": pytest.approx(0.5),
+        "pearson": pytest.approx(1 / 84**0.5 * 3),
+        "mse": pytest.approx(5 / 3),
+        "mae": 1.0,
+    }
+    assert measure("number", [1.0, 1.0], [1.0, 2.0], [])["spearman"] == 0
+
+
 def test_the_interval_is_wilsons():
     # Newcombe, 1998, table I: 81 of 263.
-    result = measure([0] * 81 + [1] * 182, [0] * 263, ["a", "b"])
+    result = measure("single", np.eye(2)[[0] * 81 + [1] * 182], [0] * 263, ["a", "b"])
     assert (round(result["accuracy_low"], 4), round(result["accuracy_high"], 4)) == (0.2553, 0.3662)
     for right in (0, 7):
-        result = measure([0] * right + [1] * (7 - right), [0] * 7, ["a", "b"])
+        result = measure("single", np.eye(2)[[0] * right + [1] * (7 - right)], [0] * 7, ["a", "b"])
         assert 0 <= result["accuracy_low"] < result["accuracy_high"] <= 1
 
 
