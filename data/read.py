@@ -225,8 +225,8 @@ def read_rows(path: Path, form: Format) -> Iterator[list[str]]:
     """The rows that are not empty, all of one number of fields."""
     with open_text(path, form, newline="") as file:
         is_old = file.readline().endswith("\r")  # as a Mac once wrote
-    # Lines end as the first one does. Programs leave the other line break in a cell without quotes, where the csv module
-    # takes none: half a character of UTF-16, which no file holds, stands for it.
+    # Lines end as the first one does. Programs leave the other line break in a cell without quotes, where the csv
+    # module takes none: half a character of UTF-16, which no file holds, stands for it.
     end, other = ("\r", "\n") if is_old else ("\n", "\r")
     with open_text(path, form, newline=end) as file:
         lines = (line[:-2].replace(other, "\ud800") + line[-2:] for line in file)
