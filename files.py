@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -121,9 +121,56 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def refuse_existing(target: Path, overwrite: bool = False) -> None:
-    """FileExistsError if there is something of that name, but for an empty folder, and not `overwrite`."""
+    """
+    FileExistsError if there is something of that name, but for an empty folder, and not `overwrite`. OSError if nothing
+    can be written there.
+    """
+    place = next(path for path in target.absolute().parents if path.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise OSError(f"{os.fspath(target)!r} cannot be written: {str(place)!r} is no folder that you may write to.")
     if target.exists() and not overwrite and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"{os.fspath(target)!r} exists. Choose another name, or add --overwrite.")
+
+
+def check_source(setting: str, name: str | None, endings: Sequence[str] = (".json", ".safetensors", ".txt")) -> None:
+    """
+    Looks at the name of a model or data set before anything reads it.
+
+    Raises:
+        FileNotFoundError: It can only be that of a file or folder, and there is none: the Hub is not asked for it.
+        ValueError: A file of a model folder is damaged.
+    """
+    path = Path(name or ".")
+    if name is None or path.exists():
+        return check_folder(setting, path) if name is not None and path.is_dir() else None
+    is_path = name.startswith((".", "~", "/", os.sep)) or "\\" in name or name.count("/") > 1 or name.endswith("/")
+    is_beside = path.parent.name == "runs" or (path.parent.name and path.parent.is_dir())
+    if is_path or is_beside or not name.strip() or name.lower().endswith(tuple(endings)):
+        raise FileNotFoundError(f"There is no file or folder {name!r} (`{setting}`).")
+    return None
+
+
+def check_folder(setting: str, folder: Path) -> None:
+    """A ValueError for a file of a model that is damaged: what reads it later raises all kinds of errors."""
+    from safetensors import safe_open
+    from tokenizers import Tokenizer
+
+    def check_object(file: str) -> None:
+        if not isinstance(read_json(file), dict):
+            raise ValueError(f"{file!r} must hold a JSON object.")
+
+    readers: dict[str, Callable[[str], Any]] = {
+        "config.json": check_object,
+        "tokenizer_config.json": check_object,
+        "tokenizer.json": Tokenizer.from_file,
+        "*.safetensors": lambda file: safe_open(file, "np"),  # its header says how long it must be
+    }
+    for pattern, read in readers.items():
+        for file in sorted(folder.glob(pattern)):
+            try:
+                read(str(file))
+            except Exception as error:  # tokenizers raises nothing more exact
+                raise ValueError(f"{str(file)!r} (`{setting}`) is damaged: {error}") from error
 
 
 def write_table(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""The examples about heads, LoRA and sentence embeddings run, print what they promise, and overwrite nothing."""
+"""The examples about heads, LoRA, sentence vectors and Trainer run, print what they promise, and overwrite nothing."""
 
 import runpy
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from small_runs import make_rows, write_csv
 from transformers import AutoTokenizer
 
-from wave_network import WaveConfig, WaveForSequenceClassification, train_wave_tokenizer
+from wave_network import WaveConfig, WaveForSequenceClassification, load, train_wave_tokenizer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LABELS = {0: "money", 1: "space", 2: "sport"}
@@ -54,3 +54,13 @@ def test_sentence_embeddings(texts, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "found after:" in printed
     refuses("sentence_embeddings.py", texts, str(tmp_path / "model"))
+
+
+def test_trainer(texts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    run("trainer.py", texts, str(tmp_path / "model"))
+    printed = capsys.readouterr().out
+    assert "'eval_accuracy': " in printed
+    assert "'label': " in printed
+    assert load(tmp_path / "model").labels == list(LABELS.values())
+    refuses("trainer.py", texts, str(tmp_path / "model"))

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     PreTrainedConfig,
@@ -32,7 +33,7 @@ from ..configuration import WaveConfig
 from ..data.load import TextData, load_text_data
 from ..data.measure import METRICS, calibrate, compute_metrics, measure
 from ..data.tokens import Losses
-from ..files import name_failures, read_json, write_json
+from ..files import name_failures, read_json, refuse_existing, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
 from .decisions import describe_abstain, tune_abstain, tune_thresholds
@@ -76,6 +77,7 @@ def finetune(
     arguments: RunArguments,
     make_model: Callable[[ModelArguments, PreTrainedTokenizerBase, Sequence[str]], PreTrainedModel] | None = None,
     compute_loss_func: Callable[..., torch.Tensor] | None = None,
+    dataset: Any = None,
 ) -> Path:
     """
     Trains a classifier and leaves a run folder: the best model by validation with its tokenizer and code, and
@@ -89,8 +91,10 @@ def finetune(
         arguments: How to train.
         make_model: A model of your own: called with `model_arguments`, the tokenizer and the names of the classes,
             after the seed was set.
-        compute_loss_func: A loss of your own, Trainer's hook: called with the outputs of the model, the labels (N,),
-            and `num_items_in_batch`, the rows of the whole step.
+        compute_loss_func: A loss of your own, Trainer's hook: called with the outputs of the model, the labels (N,)
+            or (N, K), numbers with a mean of 0 and a deviation of 1, and `num_items_in_batch`, the labels of the whole
+            step.
+        dataset: Data in memory, as `load_text_data` takes them, in place of the name in `data_arguments`.
 
     Returns:
         The run folder.
@@ -113,13 +117,15 @@ def finetune(
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
 
-    data = read_data(data_arguments)
+    data = read_data(data_arguments, dataset)
     check_task(data, model_arguments, arguments)
     arguments.resolve_task(data.task)
     scale = Scale.find(data.train["label"]) if data.task == "number" else None
     restore = np.asarray if scale is None else scale.undo
     skew = find_skew(data)
     arguments.resolve_skew(skew is not None and compute_loss_func is None)
+    if model_arguments.teacher is not None:  # one that is not there is said before anything is written
+        AutoTokenizer.from_pretrained(model_arguments.teacher, trust_remote_code=False)
     model_arguments = resolve_start(model_arguments, data, make_model is not None)
     tokenizer = get_tokenizer(model_arguments, data)
     is_new = find_start(model_arguments) is None and make_model is None
@@ -128,6 +134,8 @@ def finetune(
     own = partial(get_model, task=data.task, is_pair="text_pair" in data.train.column_names)
     model = (make_model or own)(model_arguments, tokenizer, data.label_names)
     model.config.update({"text_columns": data.text_columns, "label_column": data.label_column})  # for predict
+    if data_arguments.label_separator is not None:
+        model.config.update({"label_separator": data_arguments.label_separator})  # for evaluate
     check_model(model, arguments, data.task)
     counts = count_parameters(model)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
@@ -268,6 +276,7 @@ def find_checkpoint(folder: Path, wanted: str | None) -> Path | None:
     is_last = str(wanted).lower() in ("last", "true")
     if (folder / "metrics.json").exists():
         raise FileExistsError(f"The run in `output_dir` {str(folder)!r} has ended. Choose another folder.")
+    refuse_existing(folder, overwrite=True)
     is_own = (folder / BEGUN).exists() and (is_last or (wanted and Path(wanted).resolve().parent == folder.resolve()))
     # A process that was killed may leave a file that had no name yet.
     if folder.exists() and any(path.suffix != ".tmp" for path in folder.iterdir()) and not is_own:
@@ -321,8 +330,8 @@ def load_stopped(trainer: WaveTrainer, checkpoint: Path) -> bool:
     return True
 
 
-def read_data(arguments: DataArguments) -> TextData:
-    data = load_text_data(**asdict(arguments))
+def read_data(arguments: DataArguments, dataset: Any = None) -> TextData:
+    data = load_text_data(**asdict(arguments) | ({} if dataset is None else {"dataset": dataset}))
     if not data.validation_was_split and "validation_fraction" in find_changed(arguments):
         raise ValueError(f"`validation_fraction` is for data without a validation split; {data.name!r} has one.")
     return data
@@ -350,7 +359,11 @@ def get_tokenizer(arguments: ModelArguments, data: TextData) -> PreTrainedTokeni
     source = arguments.tokenizer or find_start(arguments)
     if source is None:
         texts = [text for name in ("text", "text_pair") if name in data.train.column_names for text in data.train[name]]
-        return train_wave_tokenizer(texts, arguments.vocab_size, model_max_length=arguments.max_length or MAX_LENGTH)
+        settings: dict[str, Any] = {
+            "lowercase": arguments.lowercase,
+            "model_max_length": arguments.max_length or MAX_LENGTH,
+        }
+        return train_wave_tokenizer(texts, arguments.vocab_size, **settings)
     tokenizer = load_wave_tokenizer(source)
     longest = tokenizer.model_max_length
     if arguments.max_length is not None and arguments.max_length > longest:
@@ -389,9 +402,20 @@ def get_model(
             if is_pair:
                 config.update({"classifier_pooling": "segments", "type_vocab_size": max(segments, 2)})
         config.update({} if dropout is None else {"hidden_dropout_prob": dropout})
-        model = AutoModelForSequenceClassification.from_pretrained(
-            start, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            start,
+            config=config,
+            ignore_mismatched_sizes=True,  # of the classifier, if the classes are others
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
+        for weight, found, expected in sorted(loaded["mismatched_keys"]):
+            if weight.startswith(f"{model.base_model_prefix}.") and "token_type_embeddings" not in weight:
+                raise ValueError(
+                    f"`model` {start!r} must have the {weight!r} that its config.json asks for, of shape "
+                    f"{tuple(expected)}, got one of shape {tuple(found)}."
+                )
         if getattr(model.config, "type_vocab_size", 0) > segments:
             nn.init.zeros_(cast(Any, model).wave.embeddings.token_type_embeddings.weight)  # reads as before
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:

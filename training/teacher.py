@@ -74,7 +74,7 @@ class SentenceClassifier(nn.Module):
 
     def __init__(self, name: str, classes: int):
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(name)
+        self.encoder = AutoModel.from_pretrained(name, use_safetensors=True)
         self.config = self.encoder.config
         self.classifier = nn.Linear(self.config.hidden_size, classes)
 
@@ -162,7 +162,7 @@ def load_teacher(
             names = wanted
         if sorted(names) != sorted(wanted):
             raise ValueError(f"`teacher` {name!r} must have the classes {wanted}, got {names}.")
-        model = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
+        model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         return model, [names.index(each) for each in wanted]
     torch.manual_seed(arguments.seed)
     student, weights = cast(Any, SentenceClassifier(name, len(wanted))), folder / "model.safetensors"
