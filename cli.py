@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 # Each has a function `run_VERB`, and a section in help.txt, which `--help` shows.
-VERBS = ("finetune", "predict", "export", "distil", "push", "analyze", "complete")
+VERBS = ("finetune", "predict", "evaluate", "export", "distil", "push", "analyze", "complete")
 HELP = ("-h", "--help")
 # What stands in place of "--" where an editor or a web page has changed it.
 DASHES = r"[-\u2010-\u2015\u2212]+"
+SETTING = re.compile(r"-+[A-Za-z]")
 # The settings of the verb that runs: an error calls them as the command line does.
 SETTINGS: set[str] = set()
 COMPLETION = """[ -n "$ZSH_VERSION" ] && autoload -Uz compinit bashcompinit && compinit && bashcompinit
@@ -81,7 +82,8 @@ def run(verb: str, words: list[str], shows_trace: bool) -> None:
         cause: BaseException = error
         while type(cause).__name__.startswith("StrictDataclass") and cause.__cause__ is not None:
             cause = cause.__cause__  # what is said of a bad value in a config comes wrapped by huggingface_hub
-        is_of_user = isinstance(cause, OSError | ValueError | ImportError) or type(cause).__module__.startswith("httpx")
+        is_of_user = isinstance(cause, OSError | ValueError | ImportError | MemoryError) or cause is not error
+        is_of_user |= type(cause).__module__.startswith("httpx") or ("memory" in str(cause) and "alloc" in str(cause))
         if shows_trace or not is_of_user:
             raise
         sys.exit(fail(f"wave-network {verb}", str(cause) or type(cause).__name__))
@@ -101,10 +103,12 @@ def read_help(verb: str | None) -> str:
     return texts[verb] if verb else first
 
 
-def parse(verb: str, types: list[Any], words: list[str], first: Sequence[str] = ()) -> tuple[Any, ...]:
+def parse(
+    verb: str, types: list[Any], words: list[str], first: Sequence[str] = (), with_texts: bool = False
+) -> tuple[Any, ...]:
     """
     The dataclasses of a verb, from `--config FILE.yaml` and the words, which override the file. `first` are the
-    settings that the first words are for, if they have no name: `predict MODEL`.
+    settings that the first words are for, if they have no name: `predict MODEL`; `with_texts` others are for `texts`.
     """
     from transformers import HfArgumentParser
 
@@ -136,12 +140,12 @@ def parse(verb: str, types: list[Any], words: list[str], first: Sequence[str] = 
     for option, value in pairwise(words):
         if option.startswith("--") and not value:
             raise ValueError(f"{option} must not be empty.")
-    *settings, _, left = parser.parse_args_into_dataclasses(
-        words, return_remaining_strings=True, look_for_args_file=False
-    )
-    if left:
-        close = difflib.get_close_matches(left[0], parser._option_string_actions, n=3)
-        raise ValueError(f"unknown setting {left[0]}" + (f"; did you mean {' or '.join(close)}?" if close else "."))
+    others = parser.parse_known_args(words)[1]
+    if unknown := [word for word in others if SETTING.match(word) or not with_texts]:
+        close = difflib.get_close_matches(unknown[0], parser._option_string_actions, n=3)
+        raise ValueError(f"unknown setting {unknown[0]}" + (f"; did you mean {' or '.join(close)}?" if close else "."))
+    words = [*words, "--texts", *others] if others else words
+    *settings, _, _ = parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
     return tuple(settings)
 
 
@@ -162,12 +166,14 @@ def check_words(words: Sequence[str]) -> None:
 def insert_config(words: list[str]) -> list[str]:
     """The words of `--config FILE.yaml` before the others, which go before them in effect."""
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    if "--config" not in words[:-1]:
+    if "--config" not in words:
         return words
     import yaml
 
     place = words.index("--config")
-    file = words[place + 1]
+    file = words[place + 1] if words[place + 1 :] else "--"
+    if file.startswith("--"):
+        raise ValueError("argument --config: expected one argument")
     try:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -189,18 +195,16 @@ def as_word(value: Any) -> str:
 
 
 def run_finetune(words: list[str]) -> None:
-    from .hub_card import draw_pictures, push_run, write_card
-    from .training.finetune import finetune
+    from .api import train
+    from .hub_card import push_run
     from .training.settings import DataArguments, ModelArguments, RunArguments
 
     data_arguments, model_arguments, arguments = parse(
         "finetune", [DataArguments, ModelArguments, RunArguments], words, first=["dataset"]
     )
-    folder = finetune(data_arguments, model_arguments, arguments)
+    folder = train(data_arguments, model_arguments, arguments)
     if arguments.process_index != 0:
         return
-    draw_pictures(folder)
-    write_card(folder, repo_id=arguments.hub_model_id)
     print_results(folder)
     if arguments.push_to_hub:
         repo_id = arguments.hub_model_id or folder.resolve().name
@@ -214,9 +218,8 @@ def print_results(folder: Path) -> None:
 
     metrics = read_json(folder / "metrics.json")
     for split, result in metrics["results"].items():
-        interval = f"95 % interval {result['accuracy_low']:.2%} to {result['accuracy_high']:.2%}"
-        accuracy = f"accuracy {result['accuracy']:.2%} ({interval}, {result['rows']:,} rows)"
-        print(f"{split}: {accuracy}, macro F1 {result['macro_f1']:.2%}")
+        figures = [f"{name} {value:.4g}" for name, value in result.items() if isinstance(value, float)]
+        print(f"{split}, {result['rows']:,} rows: {', '.join(figures)}")
     if metrics["end"]["reason"] == "early_stopping_patience":
         print(f"Stopped early, after epoch {metrics['end']['epoch']:g}.")
     print(f"Done in {metrics['duration_seconds']:.0f} s. The model, its card and metrics.json are in {folder}")
@@ -226,9 +229,21 @@ def print_results(folder: Path) -> None:
 def run_predict(words: list[str]) -> None:
     from .inference.predict import PredictArguments, predict
 
-    output = predict(*parse("predict", [PredictArguments], words, first=["model"]))
+    (arguments,) = parse("predict", [PredictArguments], words, first=["model"], with_texts=True)
+    output = predict(arguments)
     if output is not None:
         print(f"Written: {output}")
+    if output is not None and arguments.explain and output.suffix.lower() != ".html":
+        print(f"The words that decided: {output.with_suffix('.html')}")
+
+
+def run_evaluate(words: list[str]) -> None:
+    from .inference.evaluate import EvaluateArguments, describe, evaluate
+
+    (arguments,) = parse("evaluate", [EvaluateArguments], words, first=["model", "file"])
+    print(describe(evaluate(arguments)))
+    if arguments.output is not None:
+        print(f"Written: {arguments.output}")
 
 
 def run_export(words: list[str]) -> None:

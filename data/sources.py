@@ -14,6 +14,7 @@ import datasets
 import pyarrow as pa
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from ..files import check_source
 from .cuts import cut_rows
 from .read import (
     ENDINGS,
@@ -71,9 +72,7 @@ def find_named(name: str, config: str | None, is_on_hub: bool, form: Format) -> 
         return read_bbc_news()
     if not is_on_hub:
         return find_in_folder(path, form) if path.is_dir() else {"train": partial(read_files, [name], form)}
-    is_file = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or name.lower().endswith(ENDINGS)
-    if is_file or (path.parent.name and path.parent.is_dir()):
-        raise FileNotFoundError(f"There is no file or folder {name!r}.")
+    check_source("dataset", name, ENDINGS)
     try:
         return find_objects(datasets.load_dataset(name, config))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
@@ -155,8 +154,13 @@ def read_object(value: Any, where: str) -> Iterable[Batch]:
     if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
         rows = list(map(flatten, map(dict, value)))
         value = {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain.from_iterable(rows))}
-    elif isinstance(value, list | tuple) and [isinstance(part, list | tuple) for part in value] == [True, True]:
-        value = dict(zip(("text", "label"), value, strict=True))
+    elif isinstance(value, list | tuple) and len(value) == 2 and not isinstance(value[0], str | Mapping):
+        texts, labels = (part.tolist() if hasattr(part, "tolist") else list(part) for part in value)
+        is_pair = bool(texts) and all(isinstance(text, list | tuple) and len(text) == 2 for text in texts)
+        columns = (
+            dict(zip(("text", "text_pair"), zip(*texts, strict=True), strict=True)) if is_pair else {"text": texts}
+        )
+        value = {**columns, "label": labels}
     is_table = isinstance(value, Mapping) and all(isinstance(column, Sequence) for column in value.values())
     if not is_table or len(set(map(len, value.values()))) != 1:
         kinds = "a DataFrame, a Dataset, a dict of columns of one length, a list of dicts, or (texts, labels)"

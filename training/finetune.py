@@ -1,20 +1,24 @@
 """`wave-network finetune`: data by name or path in, a run folder with a model ready to share out."""
 
 import os
+import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     PreTrainedConfig,
@@ -23,14 +27,17 @@ from transformers import (
     TrainerState,
     set_seed,
 )
+from transformers.trainer_utils import EvalPrediction
 
 from ..configuration import WaveConfig
 from ..data.load import TextData, load_text_data
-from ..data.measure import calibrate, compute_metrics, measure
+from ..data.measure import METRICS, calibrate, compute_metrics, measure
 from ..data.tokens import Losses
-from ..files import read_json, write_json
+from ..files import name_failures, read_json, refuse_existing, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
+from .decisions import describe_abstain, tune_abstain, tune_thresholds
+from .numbers import Scale
 from .packing import DataCollatorWithPacking, takes_packed
 from .probe import Choice, MakeTrainer, choose
 from .record import count_parameters, describe_data, describe_settings, make_record
@@ -50,10 +57,18 @@ from .settings import (
 from .start import find_start, resolve_start
 from .subwords import add_subwords, fold_subwords, resolve_subwords
 from .teacher import TeacherLoss, ask_teacher, gather_texts
-from .trainer import WaveTrainer, find_classifier, make_loss
+from .trainer import WaveTrainer, find_classifier, find_last, make_loss, read_state
 
 # What a run was begun with, in its folder until `metrics.json` says it.
 BEGUN = "run.json"
+
+
+PROBLEMS = {"single": "single_label_classification", "multi": "multi_label_classification", "number": "regression"}
+# Settings that are not for every task.
+OF_TASKS = {
+    **dict.fromkeys(("class_weights", "label_smoothing_factor", "calibrate", "teacher"), ("single",)),
+    "save_dtype": ("single", "multi"),  # float16 has three digits
+}
 
 
 def finetune(
@@ -62,6 +77,7 @@ def finetune(
     arguments: RunArguments,
     make_model: Callable[[ModelArguments, PreTrainedTokenizerBase, Sequence[str]], PreTrainedModel] | None = None,
     compute_loss_func: Callable[..., torch.Tensor] | None = None,
+    dataset: Any = None,
 ) -> Path:
     """
     Trains a classifier and leaves a run folder: the best model by validation with its tokenizer and code, and
@@ -75,8 +91,10 @@ def finetune(
         arguments: How to train.
         make_model: A model of your own: called with `model_arguments`, the tokenizer and the names of the classes,
             after the seed was set.
-        compute_loss_func: A loss of your own, Trainer's hook: called with the outputs of the model, the labels (N,),
-            and `num_items_in_batch`, the rows of the whole step.
+        compute_loss_func: A loss of your own, Trainer's hook: called with the outputs of the model, the labels (N,)
+            or (N, K), numbers with a mean of 0 and a deviation of 1, and `num_items_in_batch`, the labels of the whole
+            step.
+        dataset: Data in memory, as `load_text_data` takes them, in place of the name in `data_arguments`.
 
     Returns:
         The run folder.
@@ -99,22 +117,34 @@ def finetune(
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
 
-    data = read_data(data_arguments)
+    data = read_data(data_arguments, dataset)
+    check_task(data, model_arguments, arguments)
+    arguments.resolve_task(data.task)
+    scale = Scale.find(data.train["label"]) if data.task == "number" else None
+    restore = np.asarray if scale is None else scale.undo
     skew = find_skew(data)
     arguments.resolve_skew(skew is not None and compute_loss_func is None)
+    if model_arguments.teacher is not None:  # one that is not there is said before anything is written
+        AutoTokenizer.from_pretrained(model_arguments.teacher, trust_remote_code=False)
     model_arguments = resolve_start(model_arguments, data, make_model is not None)
     tokenizer = get_tokenizer(model_arguments, data)
     is_new = find_start(model_arguments) is None and make_model is None
     arguments.subword_buckets = resolve_subwords(arguments.subword_buckets, tokenizer, is_new)
     set_seed(arguments.seed)
-    model = (make_model or get_model)(model_arguments, tokenizer, data.label_names)
+    own = partial(get_model, task=data.task, is_pair="text_pair" in data.train.column_names)
+    model = (make_model or own)(model_arguments, tokenizer, data.label_names)
     model.config.update({"text_columns": data.text_columns, "label_column": data.label_column})  # for predict
-    check_model(model, arguments)
+    if data_arguments.label_separator is not None:
+        model.config.update({"label_separator": data_arguments.label_separator})  # for evaluate
+    check_model(model, arguments, data.task)
     counts = count_parameters(model)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     losses = Losses(tokenizer)
     with arguments.main_process_first(desc="tokenize"):
-        encoded = {name: encode(split, tokenizer, losses) for name, split in splits.items() if split is not None}
+        encoded = {name: encode(split, tokenizer, losses, scale) for name, split in splits.items() if split is not None}
+
+    def measure_epoch(found: EvalPrediction) -> dict[str, float]:
+        return compute_metrics(EvalPrediction(restore(found.predictions), restore(found.label_ids)), data.task)
 
     def make_trainer(model: PreTrainedModel, arguments: RunArguments, rows: Dataset) -> WaveTrainer:
         return WaveTrainer(
@@ -124,8 +154,9 @@ def finetune(
             eval_dataset=encoded["validation"] if arguments.eval_strategy != "no" else None,
             processing_class=tokenizer,
             data_collator=DataCollatorWithPacking() if arguments.packing else DataCollatorWithPadding(tokenizer),
-            compute_metrics=compute_metrics,
-            compute_loss_func=compute_loss_func or make_loss(arguments, data.train["label"], len(data.label_names)),
+            compute_metrics=measure_epoch,
+            compute_loss_func=compute_loss_func
+            or make_loss(arguments, data.train["label"], len(data.label_names), data.task),
         )
 
     is_crossed, is_taught, rows = False, model_arguments.teacher is not None, len(data.train)
@@ -145,7 +176,7 @@ def finetune(
         arguments.set_defaults(suggest_finetuning(rows))
         if is_crossed and choice is not None:
             data = replace(data, validation=data.train.select(choice.rows))
-            logits["validation"] = choice.logits, np.asarray(data.validation["label"])
+            logits["validation"] = restore(choice.logits), np.asarray(data.validation["label"])
     arguments.resolve_numbers(rows, is_new)
     print_training(arguments, model)
     settings = describe_settings(model_arguments, arguments, model.config, tokenizer)
@@ -161,9 +192,10 @@ def finetune(
     if arguments.process_index == 0:
         # From the first checkpoint on, a push of the run folder finds code and tokenizer in it.
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / BEGUN, begun)
-        model.config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        with name_failures(folder):
+            write_json(folder / BEGUN, begun)
+            model.config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
         print_summary(model, counts, data, folder, losses)
         if skew is not None:
             print_skew(skew, data, arguments)
@@ -187,19 +219,27 @@ def finetune(
         model.half().float()  # what is measured is what is saved
     for name in [name for name in ("validation", "test") if name in encoded]:
         prediction = trainer.predict(encoded[name], metric_key_prefix="eval" if name == "validation" else name)
-        logits[name] = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-    results = {
-        name: measure(data.task, logits_NK, labels_N, data.label_names)
-        for name, (logits_NK, labels_N) in logits.items()
-    }
+        logits[name] = restore(prediction.predictions), restore(prediction.label_ids)
+    thresholds = tune_thresholds(*logits["validation"]) if data.task == "multi" else None
+    results = {name: measure(data.task, *split, data.label_names, thresholds) for name, split in logits.items()}
+    if scale is not None:
+        scale.fold_into(find_classifier(model))
     if trainer.is_world_process_zero():
-        calibration = calibrate(logits, fit=arguments.calibrate)
-        if calibration is not None and calibration["temperature"] is not None:
-            model.config.classifier_temperature = calibration["temperature"]
+        calibration = calibrate(logits, fit=arguments.calibrate) if data.task == "single" else None
+        abstain = None
+        if thresholds is not None:
+            model.config.update({"classifier_thresholds": thresholds})
+        if calibration is not None:
+            temperature = calibration["temperature"]
+            model.config.update({} if temperature is None else {"classifier_temperature": temperature})
+            chosen = tune_abstain(*logits["validation"], temperature)
+            model.config.update({"classifier_abstain": chosen})
+            abstain = describe_abstain(chosen, *logits.get("test", logits["validation"]), temperature)
         save(folder, model, tokenizer, arguments.save_dtype)
         arguments_of_run = (data_arguments, model_arguments, arguments)
         seconds = time.perf_counter() - start
-        record = make_record(*arguments_of_run, begun["data"], trainer, results, calibration, settings, seconds)
+        measured = {"task": data.task, "results": results, "calibration": calibration, "abstain": abstain}
+        record = make_record(*arguments_of_run, begun["data"], trainer, measured, settings, seconds)
         write_json(folder / "metrics.json", record)
         (folder / BEGUN).unlink(missing_ok=True)
     arguments.distributed_state.wait_for_everyone()
@@ -236,15 +276,16 @@ def find_checkpoint(folder: Path, wanted: str | None) -> Path | None:
     is_last = str(wanted).lower() in ("last", "true")
     if (folder / "metrics.json").exists():
         raise FileExistsError(f"The run in `output_dir` {str(folder)!r} has ended. Choose another folder.")
+    refuse_existing(folder, overwrite=True)
     is_own = (folder / BEGUN).exists() and (is_last or (wanted and Path(wanted).resolve().parent == folder.resolve()))
-    if folder.exists() and any(folder.iterdir()) and not is_own:
+    # A process that was killed may leave a file that had no name yet.
+    if folder.exists() and any(path.suffix != ".tmp" for path in folder.iterdir()) and not is_own:
         advice = " It goes on with --resume_from_checkpoint last." if (folder / BEGUN).exists() else ""
         raise FileExistsError(f"`output_dir` {str(folder)!r} is not empty. Choose another folder.{advice}")
     if wanted is None:
         return None
     if is_last:
-        checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-        checkpoint = next((path for path in reversed(checkpoints) if read_state(path) is not None), None)
+        checkpoint = find_last(folder)
         if checkpoint is None:
             return None
     else:
@@ -258,14 +299,6 @@ def find_checkpoint(folder: Path, wanted: str | None) -> Path | None:
     if best is not None and not Path(best).is_dir():
         raise FileNotFoundError(f"The best checkpoint so far, {best!r}, is not there: start where the run was started.")
     return checkpoint
-
-
-def read_state(checkpoint: Path) -> dict[str, Any] | None:
-    """The state of Trainer, which it writes last: none in a checkpoint that was cut short."""
-    try:
-        return read_json(checkpoint / "trainer_state.json")
-    except (OSError, ValueError):
-        return None
 
 
 def check_begun(checkpoint: Path, begun: Mapping[str, Any]) -> None:
@@ -297,10 +330,8 @@ def load_stopped(trainer: WaveTrainer, checkpoint: Path) -> bool:
     return True
 
 
-def read_data(arguments: DataArguments) -> TextData:
-    data = load_text_data(**asdict(arguments))
-    if data.task != "single":
-        raise ValueError(f"`label_column` {data.label_column!r} must hold one label a row, got the task {data.task!r}.")
+def read_data(arguments: DataArguments, dataset: Any = None) -> TextData:
+    data = load_text_data(**asdict(arguments) | ({} if dataset is None else {"dataset": dataset}))
     if not data.validation_was_split and "validation_fraction" in find_changed(arguments):
         raise ValueError(f"`validation_fraction` is for data without a validation split; {data.name!r} has one.")
     return data
@@ -312,11 +343,27 @@ def find_skew(data: TextData) -> list[tuple[int, int]] | None:
     return classes if classes and classes[0][1] >= SKEWED * classes[-1][1] else None
 
 
+def check_task(data: TextData, model_arguments: ModelArguments, arguments: RunArguments) -> None:
+    """A ValueError if a setting is for another task."""
+    changed = find_changed(model_arguments) | arguments.changed
+    kinds = {"single": "one label a row", "multi": "several labels a row", "number": "numbers"}
+    for name, tasks in OF_TASKS.items():
+        if data.task not in tasks and changed.get(name) not in (None, "none", "float32"):
+            raise ValueError(
+                f"`{name}` ({changed[name]!r}) is for {' or '.join(map(kinds.__getitem__, tasks))}; these rows have "
+                f"{kinds[data.task]}. Leave it out."
+            )
+
+
 def get_tokenizer(arguments: ModelArguments, data: TextData) -> PreTrainedTokenizerBase:
     source = arguments.tokenizer or find_start(arguments)
     if source is None:
         texts = [text for name in ("text", "text_pair") if name in data.train.column_names for text in data.train[name]]
-        return train_wave_tokenizer(texts, arguments.vocab_size, model_max_length=arguments.max_length or MAX_LENGTH)
+        settings: dict[str, Any] = {
+            "lowercase": arguments.lowercase,
+            "model_max_length": arguments.max_length or MAX_LENGTH,
+        }
+        return train_wave_tokenizer(texts, arguments.vocab_size, **settings)
     tokenizer = load_wave_tokenizer(source)
     longest = tokenizer.model_max_length
     if arguments.max_length is not None and arguments.max_length > longest:
@@ -328,24 +375,49 @@ def get_tokenizer(arguments: ModelArguments, data: TextData) -> PreTrainedTokeni
 
 
 def get_model(
-    arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str]
+    arguments: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    label_names: Sequence[str],
+    task: str = "single",
+    is_pair: bool = False,
 ) -> PreTrainedModel:
+    names = label_names if task != "number" else ["value"]
     labels: dict[str, Any] = {
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {name: index for index, name in enumerate(label_names)},
-        "problem_type": "single_label_classification",
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+        "problem_type": PROBLEMS[task],
     }
+    if arguments.classifier_pooling == "segments" and not is_pair:
+        raise ValueError("`classifier_pooling` 'segments' is for pairs of texts, got rows of one text.")
     start, dropout = find_start(arguments), arguments.hidden_dropout_prob
     if start is not None:
         config = AutoConfig.from_pretrained(start, trust_remote_code=False, **labels)
         if dropout is not None and not hasattr(config, "hidden_dropout_prob"):
             raise ValueError(f"`hidden_dropout_prob` ({dropout}) is not a field of {type(config).__name__}.")
-        if is_encoder(config) and dropout is None:
-            dropout = DROPOUT
+        for name in ("classifier_thresholds", "classifier_abstain"):  # of the weights as they were
+            vars(config).pop(name, None)
+        segments = getattr(config, "type_vocab_size", 0)
+        if is_encoder(config):
+            dropout = DROPOUT if dropout is None else dropout
+            if is_pair:
+                config.update({"classifier_pooling": "segments", "type_vocab_size": max(segments, 2)})
         config.update({} if dropout is None else {"hidden_dropout_prob": dropout})
-        model = AutoModelForSequenceClassification.from_pretrained(
-            start, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            start,
+            config=config,
+            ignore_mismatched_sizes=True,  # of the classifier, if the classes are others
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
+        for weight, found, expected in sorted(loaded["mismatched_keys"]):
+            if weight.startswith(f"{model.base_model_prefix}.") and "token_type_embeddings" not in weight:
+                raise ValueError(
+                    f"`model` {start!r} must have the {weight!r} that its config.json asks for, of shape "
+                    f"{tuple(expected)}, got one of shape {tuple(found)}."
+                )
+        if getattr(model.config, "type_vocab_size", 0) > segments:
+            nn.init.zeros_(cast(Any, model).wave.embeddings.token_type_embeddings.weight)  # reads as before
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
         if isinstance(model, WaveForSequenceClassification):
@@ -355,6 +427,8 @@ def get_model(
     own["hidden_dropout_prob"] = WaveConfig.hidden_dropout_prob if dropout is None else dropout
     own |= {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
     own["conv_kernel_size"] = arguments.conv_kernel_size or None
+    own["classifier_pooling"] = arguments.classifier_pooling or ("segments" if is_pair else "mean")
+    own["type_vocab_size"] = 2 if is_pair else 0
     return WaveForSequenceClassification(WaveConfig(**own, pad_token_id=tokenizer.pad_token_id, **labels))
 
 
@@ -376,13 +450,15 @@ def start_from_encoder(
     """Puts a probe into the head, and chooses by cross-validation how to fine-tune from there, if at all."""
     may_stay = arguments.num_train_epochs is None and arguments.max_steps <= 0
     arguments.set_defaults(suggest_finetuning(len(encoded)))
-    choice = choose(model, encoded, data.train.remove_columns("label"), arguments, make_trainer, may_stay)
+    choice = choose(model, encoded, data.train.remove_columns("label"), arguments, make_trainer, data.task, may_stay)
     if choice.is_alone:
         arguments.num_train_epochs = 0.0
     if choice.is_alone or len(encoded) <= FROM_PROBE:
         choice.probe.put_into(model)
-    found = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in choice.accuracies.items())
-    print(f"Accuracy on {len(choice.rows):,} training rows held out in turn: {found}.")
+    metric, style = METRICS[data.task][0], ".3f" if data.task == "number" else ".1%"
+    found = ", ".join(f"{name} {score:{style}}" for name, score in choice.scores.items())
+    title = metric.replace("_", " ").replace("f1", "F1").capitalize()
+    print(f"{title} on {len(choice.rows):,} training rows held out in turn: {found}.")
     return choice
 
 
@@ -397,7 +473,7 @@ def print_training(arguments: RunArguments, model: PreTrainedModel) -> None:
     )
 
 
-def check_model(model: PreTrainedModel, arguments: RunArguments) -> None:
+def check_model(model: PreTrainedModel, arguments: RunArguments, task: str) -> None:
     """A ValueError if a setting asks for what the model has not."""
     name = type(model).__name__
     if arguments.calibrate and not isinstance(model, WaveForSequenceClassification):
@@ -406,16 +482,21 @@ def check_model(model: PreTrainedModel, arguments: RunArguments) -> None:
         raise ValueError(f"`packing` is for a model whose `forward` takes `cu_seq_lens`; that of {name} does not.")
     if arguments.mixup_alpha:
         find_classifier(model)
+    if task == "number":
+        find_classifier(model, "`task` 'number'")
 
 
-def encode(split: Dataset, tokenizer: PreTrainedTokenizerBase, losses: Losses | None = None) -> Dataset:
-    """The rows as token ids, with their length for length grouping and without the text."""
+def encode(
+    split: Dataset, tokenizer: PreTrainedTokenizerBase, losses: Losses | None = None, scale: Scale | None = None
+) -> Dataset:
+    """The rows as token ids, with their length for length grouping and without the text. Numbers are scaled."""
 
     def encode_rows(rows: dict[str, list]) -> dict[str, list]:
         encoding = tokenizer(rows["text"], rows.get("text_pair"), truncation=True)
         if losses is not None:
             losses.count(encoding)
-        return {**encoding, "length": [len(ids) for ids in encoding["input_ids"]], "labels": rows["label"]}
+        labels = rows["label"] if scale is None else scale.apply(rows["label"]).tolist()
+        return {**encoding, "length": [len(ids) for ids in encoding["input_ids"]], "labels": labels}
 
     return split.map(encode_rows, batched=True, remove_columns=split.column_names, desc="Tokenizing")
 
@@ -443,12 +524,14 @@ def print_skew(classes: list[tuple[int, int]], data: TextData, arguments: RunArg
 
 
 def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32") -> None:
-    """Saves beside the folder first and moves file by file, so that no file in it is ever half written."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix="_saving-") as temporary:
+    """Saves beside the folder first and moves file by file, weights last, so that nothing is ever half written."""
+    for left in folder.glob("_saving-*"):  # by a process that was killed
+        shutil.rmtree(left)
+    with name_failures(folder), tempfile.TemporaryDirectory(dir=folder, prefix="_saving-") as temporary:
         model.to(getattr(torch, dtype)).save_pretrained(temporary)
         model.float()
         config = Path(temporary, "config.json")
         write_json(config, read_json(config) | {"dtype": "float32"})  # what it computes in, wherever it is loaded
         tokenizer.save_pretrained(temporary)
-        for path in Path(temporary).iterdir():
+        for path in sorted(Path(temporary).iterdir(), key=lambda path: "safetensors" in path.name):
             os.replace(path, folder / path.name)

@@ -13,11 +13,26 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from ..files import name_failures, read_json
 from .settings import RunArguments
 
 # In a checkpoint, beside the average: the weights from which the training goes on.
 RAW_WEIGHTS = "raw_weights.safetensors"
 CLASSIFIERS = ("classifier", "score")  # how transformers' classifiers of texts call the map to the logits
+
+
+def find_last(folder: Path) -> Path | None:
+    """The last complete checkpoint in a folder."""
+    checkpoints = [path for path in folder.glob("checkpoint-*") if read_state(path) is not None]
+    return max(checkpoints, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any] | None:
+    """The state of Trainer, which it writes last: none in a checkpoint that was cut short."""
+    try:
+        return read_json(checkpoint / "trainer_state.json")
+    except (OSError, ValueError):
+        return None
 
 
 class SeededSampler(LengthGroupedSampler):
@@ -42,35 +57,47 @@ class SeededSampler(LengthGroupedSampler):
 
 class ClassificationLoss:
     """
-    The cross-entropy, as the mean over the rows of a step: also those of accumulated batches and other processes, so
-    that four batches of four rows make the step that one of sixteen makes.
+    The loss of a task, cross-entropy, binary cross-entropy or squared error, as the mean over the labels of a step:
+    also those of accumulated batches and other processes, so that four batches of four rows make the step that one of
+    sixteen makes.
 
     Args:
-        label_smoothing: The share of a label that all classes get alike.
+        label_smoothing: The share of a label that all classes get alike. This and the weights are for "single".
         class_weights: Of shape (K,). None: all are 1.
+        task: "single", "multi" or "number".
     """
 
-    def __init__(self, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None):
+    def __init__(self, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None, task: str = "single"):
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
+        self.task = task
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        """`outputs.logits` (N, K), labels (N,), and the rows of the whole step (None: N). Called by Trainer."""
-        weights = None if self.class_weights is None else self.class_weights.to(labels.device)
-        total = nn.functional.cross_entropy(
-            outputs.logits.float(), labels, weights, reduction="sum", label_smoothing=self.label_smoothing
-        )
-        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        """`outputs.logits` (N, K), labels (N,) or (N, K), and how many a step has (None: these). For Trainer."""
+        logits = outputs.logits.float()
+        if self.task == "single":
+            weights = None if self.class_weights is None else self.class_weights.to(labels.device)
+            total = nn.functional.cross_entropy(
+                logits, labels, weights, reduction="sum", label_smoothing=self.label_smoothing
+            )
+        elif self.task == "multi":
+            total = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        else:
+            total = nn.functional.mse_loss(logits.view_as(labels), labels, reduction="sum")
+        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
-def make_loss(arguments: RunArguments, labels: Sequence[int], num_labels: int) -> ClassificationLoss | None:
+def make_loss(
+    arguments: RunArguments, labels: Sequence[Any], num_labels: int, task: str = "single"
+) -> ClassificationLoss | None:
     """The loss that the settings ask for. None is the model's own, the mean of one batch."""
     is_balanced = arguments.class_weights == "balanced"
     # Trainer takes the mean of the means of several batches, in which a row of a short batch counts more.
     is_one_batch = arguments.gradient_accumulation_steps == 1 and arguments.world_size == 1
     if is_one_batch and not (is_balanced or arguments.label_smoothing_factor or arguments.mixup_alpha):
         return None
-    return ClassificationLoss(arguments.label_smoothing_factor, balance(labels, num_labels) if is_balanced else None)
+    weights = balance(labels, num_labels) if is_balanced else None
+    return ClassificationLoss(arguments.label_smoothing_factor, weights, task)
 
 
 def balance(labels: Sequence[int], num_labels: int) -> torch.Tensor:
@@ -79,15 +106,15 @@ def balance(labels: Sequence[int], num_labels: int) -> torch.Tensor:
     return torch.tensor(counts.sum() / (np.count_nonzero(counts) * counts.clip(min=1)), dtype=torch.float32)
 
 
-def find_classifier(model: nn.Module) -> nn.Linear:
-    """The last linear map of a classifier of texts. ValueError if there is none to be found."""
+def find_classifier(model: nn.Module, name_of_user: str = "`mixup_alpha`") -> nn.Linear:
+    """The last linear map of a classifier of texts. ValueError, which says for what, if there is none to be found."""
     for name in CLASSIFIERS:
         classifier = getattr(model, name, None)
         if isinstance(classifier, nn.Linear):
             return classifier
     raise ValueError(
-        f"`mixup_alpha` is for a model whose logits come from an nn.Linear called {' or '.join(CLASSIFIERS)}; "
-        f"{type(model).__name__} has none. Leave it out."
+        f"{name_of_user} is for a model whose logits come from an nn.Linear called {' or '.join(CLASSIFIERS)}; "
+        f"{type(model).__name__} has none."
     )
 
 
@@ -164,13 +191,14 @@ class WaveTrainer(Trainer):
             return super().evaluate(*arguments, **settings)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.averaging.average is not None and self.args.should_save:
-            # Before the state of Trainer, by which a checkpoint is known to be complete.
-            folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
-            folder.mkdir(parents=True, exist_ok=True)
-            save_model(cast(nn.Module, self.model), str(folder / RAW_WEIGHTS))
-        with self.average_in_place():
-            super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+        with name_failures(folder):
+            if self.averaging.average is not None and self.args.should_save:
+                # Before the state of Trainer, by which a checkpoint is known to be complete.
+                folder.mkdir(parents=True, exist_ok=True)
+                save_model(cast(nn.Module, self.model), str(folder / RAW_WEIGHTS))
+            with self.average_in_place():
+                super()._save_checkpoint(model, trial)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
