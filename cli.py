@@ -233,7 +233,7 @@ def run_predict(words: list[str]) -> None:
     output = predict(arguments)
     if output is not None:
         print(f"Written: {output}")
-    if output is not None and arguments.explain:
+    if output is not None and arguments.explain and output.suffix.lower() != ".html":
         print(f"The words that decided: {output.with_suffix('.html')}")
 
 

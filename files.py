@@ -1,31 +1,52 @@
 """What all rooms share: files that are written whole or not at all, result lines, tables, and what machine this is."""
 
+import ctypes
 import datetime
+import errno
 import json
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from unicodedata import bidirectional, category
 
+# What is said when a disk is full or fails. Of torch's files, only their writer is named.
+FAILURES = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)] + ["inline_container"]
 PACKAGES = ("wave-network", "transformers", "torch", "datasets", "tokenizers", "accelerate")
 
 
 @contextmanager
+def name_failures(path: str | os.PathLike) -> Iterator[None]:
+    """An OSError that names the path if the disk is full or fails, whatever a library makes of it."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if repr(os.fspath(path)) in reason or not any(failure in reason for failure in FAILURES):
+            raise
+        raise OSError(f"{os.fspath(path)!r} cannot be written: {reason}") from error
+
+
+@contextmanager
 def open_whole(path: str | os.PathLike, mode: str = "w") -> Iterator[Any]:
-    """A file to write that takes its name only once it is complete and on the disk; an older one stays until then."""
+    """
+    A file to write that takes its name only once it is complete and on the disk; an older one stays until then, also if
+    the process is killed or the machine loses power.
+    """
     path = Path(path)
     settings: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     temporary = tempfile.NamedTemporaryFile(  # noqa: SIM115  # renamed after it is closed
         mode, dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False, **settings
     )
     try:
-        with temporary as file:
+        with name_failures(path), temporary as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -66,7 +87,8 @@ def append_line(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
 @contextmanager
 def open_folder(target: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
     """
-    A folder to write into, which takes its name, and the place of what has it now, only once it is complete.
+    A folder to write into, which takes its name, and the place of what has it now, only once it is complete, also if
+    the process is killed. Its files are not forced onto the disk.
 
     Raises:
         FileExistsError: There is something of that name, now or when the folder is complete, and not `overwrite`.
@@ -78,16 +100,25 @@ def open_folder(target: str | os.PathLike, overwrite: bool = False) -> Iterator[
     replaced = folder.with_name(f"{folder.name}.replaced")
     try:
         folder.chmod(0o777 & ~_read_umask())
-        yield folder
+        with name_failures(target):
+            yield folder
         refuse_existing(target, overwrite)
-        if target.exists():
-            os.replace(target, replaced)
-        os.replace(folder, target)
+        if not (target.exists() and exchange(folder, target)):
+            if target.exists():
+                os.replace(target, replaced)
+            os.replace(folder, target)
     finally:
         if replaced.exists() and not target.exists():
             os.replace(replaced, target)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Gives each of two folders the name of the other, at once. False where the system cannot, as outside Linux."""
+    here, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of the kernel
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
 def refuse_existing(target: Path, overwrite: bool = False) -> None:
@@ -149,6 +180,30 @@ def write_table(rows: Iterable[Mapping[str, Any]]) -> str:
     lines = [list(rows[0]), ["---"] * len(rows[0])] if rows else []
     lines += [[str(value).replace("|", "\\|").replace("\n", " ") for value in row.values()] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def find_fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
+    """
+    Fonts of this machine that draw the characters of texts, as matplotlib's `font.family`, and the characters that none
+    draws as it should be.
+    """
+    from matplotlib import __version_info__
+    from matplotlib.font_manager import fontManager, get_font
+
+    families, left = ["DejaVu Sans"], {character for text in texts for character in text if not character.isspace()}
+    lost = {each for each in left if category(each) in ("Cc", "Cn", "Co", "Cs")}
+    if __version_info__ < (3, 11):  # which draws each character by itself, from left to right
+        lost |= {each for each in left if category(each) in ("Mn", "Mc") or bidirectional(each) in ("R", "AL")}
+    left -= lost
+    fonts = [font for font in fontManager.ttflist if font.style == "normal" and not font.name.startswith("Last Resort")]
+    for font in sorted(fonts, key=lambda font: (font.name not in families, font.weight not in (400, 500))):
+        if not left:
+            break
+        loaded = get_font(font.fname)
+        found = {each for each in left if loaded.scalable and loaded.get_char_index(ord(each))}
+        families += [font.name] if found and font.name not in families else []
+        left -= found
+    return families, left | lost
 
 
 def describe_run(device: str = "cpu") -> dict[str, Any]:

@@ -43,6 +43,7 @@ from ..files import (
 )
 from ..modeling_wave import WaveModel
 from ..tokenization import load_wave_tokenizer, spell, train_wave_tokenizer
+from .trainer import find_last
 
 # Passages in a file of vectors.
 SHARD = 4096
@@ -433,10 +434,8 @@ def train(
         callbacks=[EarlyStoppingCallback(arguments.early_stopping_patience)],
         optimizers=(torch.optim.AdamW(groups, fused=True), None),
     )
-    # Trainer writes this file of a checkpoint last: one without it was cut short.
-    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    last = max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    last = find_last(folder)
+    trainer.train(resume_from_checkpoint=last and str(last))
     measured = {name: round(trainer.evaluate()[f"eval_{name}"], 4) for name in ("cosine", "found")}
     return measured | {"steps": trainer.state.global_step}
 
