@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from ..data.tokens import Losses
+from ..data.tokens import Losses, to_tensors
 from ..files import check_source
 from .classify import CHUNK, CPU_TOKENS, clean, make_rows, resolve_abstain, resolve_problem, split_batches, to_scores
 from .explain import explain_row, list_words
@@ -138,7 +138,7 @@ class Classifier:
             features = {name: [values[index] for index in chosen] for name, values in encoding.items()}
             # A batch of empty texts has one token of padding.
             longest = max(1, *(lengths[index] for index in chosen))
-            batch = self.tokenizer.pad(features, padding="max_length", max_length=longest, return_tensors="pt")
+            batch = to_tensors(self.tokenizer.pad(features, padding="max_length", max_length=longest))
             logits[chosen] = self.model(**batch.to(self.model.device)).logits.float().cpu().numpy()
         return logits
 

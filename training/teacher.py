@@ -24,11 +24,11 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    DataCollatorWithPadding,
     PreTrainedTokenizerBase,
 )
 
 from ..data.load import TextData, read_texts
+from ..data.tokens import DataCollatorWithPadding
 from ..files import open_whole
 from .probe import STRENGTHS, MakeTrainer, Probe, embed
 from .settings import MAX_LENGTH, ModelArguments, RunArguments, set_quietly
