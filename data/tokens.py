@@ -1,6 +1,6 @@
 """What a tokenizer gives, as tensors; and what it loses: it cuts long texts off, and may not know all tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,8 +20,8 @@ class DataCollatorWithPadding(SlowCollator):
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         super().__init__(tokenizer, return_tensors=None)  # type: ignore[arg-type]
 
-    def __call__(self, features: Sequence[Mapping[str, Any]]) -> BatchEncoding:  # type: ignore[override]
-        return to_tensors(super().__call__(list(features)))
+    def __call__(self, features: list[dict[str, Any]]) -> BatchEncoding:  # type: ignore[override]
+        return to_tensors(super().__call__(features))
 
 
 class Losses:
