@@ -146,7 +146,7 @@ def parse(verb: str, types: list[Any], words: list[str], first: Sequence[str] = 
 
 
 def check_words(words: Sequence[str]) -> None:
-    """A ValueError for a setting that is given twice, of which one would have no effect, or with another dash."""
+    """A ValueError for a setting with another dash, and a line for one that is given twice."""
     given: list[str] = []
     for word in words:
         found = re.fullmatch(rf"({DASHES})([A-Za-z][\w-]*)(=.*)?", word, re.DOTALL)
@@ -155,7 +155,7 @@ def check_words(words: Sequence[str]) -> None:
             if found[1] != "--":
                 raise ValueError(f"unknown setting {word}; did you mean --{name}?")
             if name in given:
-                raise ValueError(f"--{name} is given twice.")
+                sys.stderr.write(f"--{name} is given twice: the last one counts.\n")
             given.append(name)
 
 

@@ -13,7 +13,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -41,6 +41,8 @@ class ExportedClassifier:
         labels: Names of the labels, in the order of the logits.
         problem: "single_label_classification", "multi_label_classification" or "regression".
         text_columns: The columns that the model was trained on.
+        thresholds: Of several labels, the probability above which a text has each. None: one half.
+        config: The content of config.json.
 
     Raises:
         ValueError: A file of the folder is missing or damaged; the message names it.
@@ -55,6 +57,7 @@ class ExportedClassifier:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads or 0, 3
         config = load(folder / "config.json", lambda file: json.loads(Path(file).read_text(encoding="utf-8")))
+        self.config: dict[str, Any] = config
         self.tokenizer = load(folder / "tokenizer.json", Tokenizer.from_file)  # it cuts long texts off
         self.session = load(
             next((folder / name for name in GRAPHS if (folder / name).is_file()), folder / GRAPHS[0]),
@@ -64,6 +67,7 @@ class ExportedClassifier:
         self.labels: list[str] = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
         self.problem = resolve_problem(config.get("problem_type"), len(self.labels))
         self.text_columns: list[str] = config.get("text_columns") or ["text"]
+        self.thresholds: list[float] | None = config.get("classifier_thresholds")
         self.pad_token_id: int = config.get("pad_token_id") or 0
 
     def classify(self, texts: Sequence[Text], top_k: int | None = 1) -> list[list[dict[str, Any]]]:
@@ -155,20 +159,50 @@ def make_header(labels: Sequence[str], problem: str, top_k: int | None = None) -
     return ["row", *BEST, *names]
 
 
-def make_row(row: int, logits: np.ndarray, labels: Sequence[str], problem: str, top_k: int | None = None) -> list[Any]:
-    """What stands under `make_header`. Of several labels, `label` is a list of all above one half."""
+def make_row(
+    row: int,
+    logits: np.ndarray,
+    labels: Sequence[str],
+    problem: str,
+    top_k: int | None = None,
+    thresholds: Sequence[float] | None = None,
+    least: float = 0.0,
+) -> list[Any]:
+    """
+    What stands under `make_header`. Of several labels, `label` is a list of all above their threshold (None: one half);
+    else it is None if its probability is less than `least`.
+    """
     scores = to_scores(logits, problem)
     if problem == "regression":
         return [row, *(float(f"{value:.6g}") for value in scores.tolist())]
     values: list[float] = np.round(scores.astype(float), 6).tolist()
     order: list[int] = np.argsort(-logits, kind="stable")[:top_k].tolist()
-    label: str | list[str] = labels[order[0]]
+    label: str | list[str] | None = labels[order[0]] if values[order[0]] >= least else None
     if problem == "multi_label_classification":
-        label = [name for name, score in zip(labels, scores, strict=True) if score > 0.5]
+        above = scores > (0.5 if thresholds is None else np.asarray(thresholds))
+        label = [name for name, is_above in zip(labels, above, strict=True) if is_above]
     others: list[Any] = values
     if top_k is not None:
         others = [part for index in order[first_place(problem) - 1 :] for part in (labels[index], values[index])]
     return [row, label, values[order[0]], *others]
+
+
+def resolve_abstain(config: Mapping[str, Any], precision: float | None) -> float:
+    """
+    The probability from which on an answer has a precision, as validation found it; 0 for None.
+
+    Raises:
+        ValueError: The model's config has no such precision; the message says which it has.
+    """
+    known = config.get("classifier_abstain")
+    if precision is None:
+        return 0.0
+    if known is None:
+        raise ValueError(f"`abstain` ({precision}) is for a model of `finetune` with one label a row; this is none.")
+    if f"{precision:g}" not in known:
+        allowed = f"one of {list(map(float, known))}" if known else "left out: validation reached no precision"
+        raise ValueError(f"`abstain` must be {allowed}, got {precision}.")
+    return known[f"{precision:g}"]
 
 
 def first_place(problem: str) -> int:
@@ -203,18 +237,23 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("texts", nargs="*", help="texts to classify")
     parser.add_argument("--file", type=Path, help="CSV or TSV with a header, or plain text with one text a line")
     parser.add_argument("--text_columns", nargs="+", help="default: those that the model was trained on")
+    parser.add_argument("--abstain", type=float, metavar="P", help="no label where the precision would be less than P")
     parser.add_argument("--threads", type=int, help="threads of onnxruntime (default: all cores)")
     parser.add_argument("--folder", default=Path(__file__).parent, help="exported model (default: where this file is)")
     arguments = parser.parse_args(words)
     try:
         classifier = ExportedClassifier(arguments.folder, arguments.threads)
+        least = resolve_abstain(classifier.config, arguments.abstain)
         columns = arguments.text_columns or classifier.text_columns
         texts = enumerate(read_file(arguments.file, columns) if arguments.file else arguments.texts)
         writer = csv.writer(sys.stdout)
         writer.writerow(make_header(classifier.labels, classifier.problem))
         while chunk := list(islice(texts, CHUNK)):
             for (row, _), logits in zip(chunk, classifier.logits([text for _, text in chunk]), strict=True):
-                writer.writerow(map(to_cell, make_row(row, logits, classifier.labels, classifier.problem)))
+                answer = make_row(
+                    row, logits, classifier.labels, classifier.problem, None, classifier.thresholds, least
+                )
+                writer.writerow(map(to_cell, answer))
     except (OSError, ValueError, ImportError, csv.Error) as error:
         sys.exit(f"classify.py: {error}")
 

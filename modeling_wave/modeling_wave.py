@@ -30,7 +30,7 @@ from .documents_wave import needs_chunks, read_chunks
 from .embeddings_wave import WaveConvolution, WaveDropout, WaveEmbeddings, WaveSinusoidalEmbedding, WaveTokens
 from .fused_wave import superpose as fused_superpose
 from .ops_wave import Summary, amplitude, superpose
-from .pooling_wave import check_pooling, pool, pool_packed, unpack
+from .pooling_wave import check_pooling, count_pooled, pool, pool_packed, unpack
 
 logger = logging.get_logger(__name__)
 
@@ -177,8 +177,9 @@ class WaveModel(WavePreTrainedModel):
             For packed texts: the batch is one row of texts laid end to end without padding, and text `n` stands from
             `cu_seq_lens[n]` to `cu_seq_lens[n + 1]`. Instead of an `attention_mask`.
         pooling (`str`, *optional*):
-            `"mean"`, `"max"` or `"cls"` (the first token): one vector for each text in `pooler_output`. A document that
-            is read in chunks has no `last_hidden_state` then, which would need the memory of the whole.
+            `"mean"`, `"max"`, `"cls"` (the first token) or `"segments"` (both means and how they compare, 4 times as
+            wide): one vector for each text in `pooler_output`. A document that is read in chunks has no
+            `last_hidden_state` then, which would need the memory of the whole.
         """
         check_pooling(pooling)
         if kwargs.get("cu_seq_lens_q") is not None:
@@ -188,15 +189,15 @@ class WaveModel(WavePreTrainedModel):
             chunks = read_chunks(self, tokens)
             if pooling is not None:
                 return BaseModelOutputWithPooling(pooler_output=pool(chunks, pooling))
-            return BaseModelOutputWithPooling(torch.cat([hidden_states for hidden_states, _ in chunks], dim=1))
+            return BaseModelOutputWithPooling(torch.cat([hidden_states for hidden_states, *_ in chunks], dim=1))
         hidden_states = self.embeddings(tokens)
         for layer in self.layers:
             hidden_states = layer(hidden_states, tokens.mask_BL, cu_seq_lens)
         pooled_BD = None
         if pooling is not None and tokens.cu_seq_lens is None:
-            pooled_BD = pool([(hidden_states, tokens.mask_BL)], pooling)
+            pooled_BD = pool([(hidden_states, tokens.mask_BL, tokens.token_type_ids)], pooling)
         elif pooling is not None:
-            pooled_BD = pool_packed(hidden_states, tokens.cu_seq_lens, pooling)
+            pooled_BD = pool_packed(hidden_states, tokens.cu_seq_lens, pooling, tokens.token_type_ids)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled_BD)
 
 
@@ -207,7 +208,8 @@ class WaveForSequenceClassification(WavePreTrainedModel):
         self.num_labels = config.num_labels
         self.wave = WaveModel(config)
         self.dropout = self.make_classifier_dropout()
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        pooled_size = count_pooled(config.hidden_size, config.classifier_pooling)
+        self.classifier = nn.Linear(pooled_size, config.num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -383,7 +385,7 @@ class WaveForMultipleChoice(WavePreTrainedModel):
         super().__init__(config)
         self.wave = WaveModel(config)
         self.dropout = self.make_classifier_dropout()
-        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.classifier = nn.Linear(count_pooled(config.hidden_size, config.classifier_pooling), 1)
         self.post_init()
 
     @staticmethod

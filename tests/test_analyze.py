@@ -92,9 +92,9 @@ def test_what_is_in_the_folder_is_not_lost(
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("gradients", ["--max_length", 11], "`max_length` must be at most 10, "),
-        ("waves", ["--max_length", 10, "--deletion_length", 11], "`deletion_length` must be at most 10, "),
-        ("phase", ["--lengths", 4, 11], "`lengths` must be at most 10, "),
+        ("gradients", ["--max_length", 11], "--max_length must be at most 10, "),
+        ("waves", ["--max_length", 10, "--deletion_length", 11], "--deletion_length must be at most 10, "),
+        ("phase", ["--lengths", 4, 11], "--lengths must be at most 10, "),
     ],
 )
 def test_a_length_without_positions_is_refused_by_the_name_of_its_setting(
@@ -111,13 +111,13 @@ def test_a_length_without_positions_is_refused_by_the_name_of_its_setting(
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("phase", ["--texts", 0], "`texts` must be greater than 0, got 0."),
-        ("phase", ["--lengths", 4, -4], "`lengths` must be greater than 0, got -4."),
-        ("phase", ["--device", "gpu"], "`device` must be one that torch finds here, such as 'cpu', got 'gpu'."),
-        ("convergence", ["--learning_rate", 0], "`learning_rate` must be greater than 0, got 0.0."),
-        ("waves", ["--text", " \n"], "`max_length` = 48, must hold a word; got ' "),
-        ("waves", ["--deletion_length", 2], "`deletion_length` = 2, must hold a word; got '"),
-        ("phase", ["--lengths", 60], "`lengths`: the longest text of `data` has 5 tokens, got [60]."),
+        ("phase", ["--texts", 0], "--texts must be greater than 0, got 0."),
+        ("phase", ["--lengths", 4, -4], "--lengths must be greater than 0, got -4."),
+        ("phase", ["--device", "gpu"], "--device must be one that torch finds here, such as 'cpu', got 'gpu'."),
+        ("convergence", ["--learning_rate", 0], "--learning_rate must be greater than 0, got 0.0."),
+        ("waves", ["--text", " \n"], "--max_length = 48, must hold a word; got ' "),
+        ("waves", ["--deletion_length", 2], "--deletion_length = 2, must hold a word; got '"),
+        ("phase", ["--lengths", 60], "--lengths: the longest text of --data has 5 tokens, got [60]."),
     ],
 )
 def test_settings_that_cannot_be_are_refused(
@@ -129,15 +129,15 @@ def test_settings_that_cannot_be_are_refused(
 
 def test_a_call_that_cannot_be_is_refused(model: Path, data: Path, tmp_path: Path, capsys: Any):
     for command, name in (
-        (["analyze"], "STUDY"),
+        (["analyze"], "`study`"),
         (["analyze", "phases"], "'phases'"),
         (["analyze", "phase"], "--model"),
     ):
         assert name in refuse(command, capsys)
     command = ["analyze", "phase", "--model", str(model), "--output_dir", str(tmp_path / "out")]
-    assert "`data` must be given for the study 'phase'" in refuse(command, capsys)
+    assert "--data must be given for the study 'phase'" in refuse(command, capsys)
     command[1] = "waves"
-    assert "Give `text`, or `data` from which one is drawn" in refuse(command, capsys)
+    assert "Give --text, or --data from which one is drawn" in refuse(command, capsys)
     with pytest.raises(ValueError, match=r"`study` must be one of \[.*'phase'\], got 'phases'"):
         analyze("phases", str(model))
     with pytest.raises(ValueError, match="'length'"):
@@ -152,7 +152,7 @@ def test_a_model_of_another_family_is_refused(setting: str, model: Path, data: P
     given = words(bert, data, tmp_path / "out") if setting == "model" else words(model, data, tmp_path / "out")
     given += [] if setting == "model" else ["--bert", str(model)]
     family = "wave" if setting == "model" else "bert"
-    assert f"`{setting}` must be of the family '{family}', and " in refuse(given, capsys)
+    assert f"--{setting} must be of the family '{family}', and " in refuse(given, capsys)
     assert not (tmp_path / "out").exists()
 
 
@@ -165,7 +165,7 @@ def test_a_model_that_decides_nothing(problem: str, model: Path, data: Path, tmp
         config = json.loads((other / "config.json").read_text(encoding="utf-8"))
         (other / "config.json").write_text(json.dumps(config | {"problem_type": problem}), encoding="utf-8")
     message = refuse(words(other, data, tmp_path / "out", study="waves"), capsys)
-    assert "`model` must be a classifier of one label out of several for the study 'waves'" in message
+    assert "--model must be a classifier of one label out of several for the study 'waves'" in message
     main(words(other, data, tmp_path / "out"))  # a study of the waves alone needs no decision
 
 

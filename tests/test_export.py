@@ -140,13 +140,13 @@ def test_the_tools_of_the_hub_find_what_they_read(exported: Path):
                 "position_embedding_type": "absolute",
                 "max_position_embeddings": 64,
                 "magnitude": "rms",
-                "classifier_pooling": "cls",
+                "classifier_pooling": "segments",
             },
             64,
         ),
         # Longer than it reads in one pass, and than its table of positions.
         ({"wave_operation": "interference", "classifier_pooling": "max", "chunk_length": 20}, 700),
-        ({"position_embedding_type": "none", "ngram_vocab_size": 50, "ngram_size": 3}, 40),
+        ({"position_embedding_type": "none", "classifier_pooling": "cls", "ngram_vocab_size": 50, "ngram_size": 3}, 40),
     ],
     ids=["many settings", "chunks", "n-grams"],
 )

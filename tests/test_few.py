@@ -284,7 +284,7 @@ def test_a_teacher_must_have_the_same_classes(teachers: dict[str, Path], tmp_pat
     error = refuse(small_words(data, tmp_path / "run", teacher=teachers["classifier"]), capsys)
     assert "must have the classes ['space', 'sport'], got ['space', 'sport', 'money']" in error
     error = refuse(small_words(data, tmp_path / "other", unlabelled=data), capsys)
-    assert "`unlabelled`" in error
+    assert "--unlabelled" in error
 
 
 def test_the_loss_of_a_teacher_is_the_mean_over_the_rows():

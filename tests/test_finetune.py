@@ -184,8 +184,8 @@ def test_what_cannot_go_on_is_refused_and_stays_as_it_is(
         (data_folder, parted, {}, "is not empty. Choose another folder. It goes on with --resume_from_checkpoint last"),
         (data_folder, tmp_path / "foreign", {}, "is not empty. Choose another folder"),
         (data_folder, tmp_path / "foreign", LAST, "is not empty. Choose another folder"),
-        (data_folder, parted, LAST | {"learning_rate": 0.5}, "`learning_rate` (0.5) must be what it was"),
-        (data_folder, parted, LAST | {"hidden_size": 32}, "`hidden_size` (32) must be what it was"),
+        (data_folder, parted, LAST | {"learning_rate": 0.5}, "--learning_rate (0.5) must be what it was"),
+        (data_folder, parted, LAST | {"hidden_size": 32}, "--hidden_size (32) must be what it was"),
         (tmp_path / "other", parted, LAST, "`name` ('other') must be what it was"),
         (data_folder, bare, LAST | {"save_only_model": True}, "has no state of the optimizer"),
         (data_folder, tmp_path / "new", {"resume_from_checkpoint": "/nowhere"}, "'/nowhere' is no complete checkpoint"),
@@ -242,8 +242,8 @@ def test_a_run_starts_from_a_model_with_other_labels(run: Path, tmp_path: Path, 
     metrics = read_metrics(again)
     assert (metrics["base_model"], metrics["settings"]["subword_buckets"]) == (str(run), 0)
     for settings, message in (
-        ({"hidden_size": 32}, "`hidden_size` (32) is for a new model"),
-        ({"max_length": 64}, "`max_length` must be at most 32"),
+        ({"hidden_size": 32}, "--hidden_size (32) is for a new model"),
+        ({"max_length": 64}, "--max_length must be at most 32"),
     ):
         assert message in refuse(small_words(data, tmp_path / "other", model=run, **settings), capsys)
 
@@ -287,7 +287,7 @@ def test_a_model_of_another_family_is_trained(
     assert metrics["results"]["test"]["rows"] == 43
     for setting in ("calibrate", "packing"):
         error = refuse(small_words(data_folder, tmp_path / "other", **settings, **{setting: True}), capsys)
-        assert f"`{setting}` is for a" in error
+        assert f"--{setting} is for a" in error
 
 
 # Settings
@@ -296,38 +296,38 @@ def test_a_model_of_another_family_is_trained(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"learning_rate": -1}, "`learning_rate` must be a finite number of at least 0, got -1"),
-        ({"num_train_epochs": 0}, "`num_train_epochs` must be a finite number greater than 0"),
-        ({"per_device_train_batch_size": 0}, "`per_device_train_batch_size` must be"),
-        ({"gradient_accumulation_steps": 0}, "`gradient_accumulation_steps` must be"),
-        ({"mixup_alpha": -1}, "`mixup_alpha` must be"),
-        ({"ema_decay": 1}, "`ema_decay` must be at least 0 and less than 1"),
-        ({"label_smoothing_factor": 1}, "`label_smoothing_factor` must be at least 0 and less than 1"),
-        ({"subword_buckets": -1}, "`subword_buckets` must be"),
-        ({"metric_for_best_model": "f1"}, "`metric_for_best_model` must be one of ['accuracy', 'macro_f1', 'loss']"),
-        ({"train_sampling_strategy": "grouped"}, "`train_sampling_strategy` must be one of"),
-        ({"early_stopping_threshold": 0.1}, "`early_stopping_threshold` is for `early_stopping_patience`"),
-        ({"early_stopping_patience": 2, "eval_strategy": "no"}, "`early_stopping_patience` goes by validation"),
+        ({"learning_rate": -1}, "--learning_rate must be a finite number of at least 0, got -1"),
+        ({"num_train_epochs": 0}, "--num_train_epochs must be a finite number greater than 0"),
+        ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size must be"),
+        ({"gradient_accumulation_steps": 0}, "--gradient_accumulation_steps must be"),
+        ({"mixup_alpha": -1}, "--mixup_alpha must be"),
+        ({"ema_decay": 1}, "--ema_decay must be at least 0 and less than 1"),
+        ({"label_smoothing_factor": 1}, "--label_smoothing_factor must be at least 0 and less than 1"),
+        ({"subword_buckets": -1}, "--subword_buckets must be"),
+        ({"metric_for_best_model": "f1"}, "--metric_for_best_model must be one of ['accuracy', 'macro_f1', 'loss']"),
+        ({"train_sampling_strategy": "grouped"}, "--train_sampling_strategy must be one of"),
+        ({"early_stopping_threshold": 0.1}, "--early_stopping_threshold is for --early_stopping_patience"),
+        ({"early_stopping_patience": 2, "eval_strategy": "no"}, "--early_stopping_patience goes by validation"),
         ({"eval_strategy": "no", "load_best_model_at_end": True}, "load_best_model_at_end"),
-        ({"mixup_alpha": 1, "torch_compile": True}, "`mixup_alpha` goes neither with `torch_compile`"),
-        ({"do_train": True}, "`do_train` (True) cannot be set: finetune trains, validates and tests"),
-        ({"prediction_loss_only": True}, "`prediction_loss_only` (True) cannot be set"),
-        ({"dataloader_drop_last": True}, "`dataloader_drop_last` (True) cannot be set"),
-        ({"label_names": "label"}, "`label_names` (['label']) cannot be set"),
+        ({"mixup_alpha": 1, "torch_compile": True}, "--mixup_alpha goes neither with --torch_compile"),
+        ({"do_train": True}, "--do_train (True) cannot be set: finetune trains, validates and tests"),
+        ({"prediction_loss_only": True}, "--prediction_loss_only (True) cannot be set"),
+        ({"dataloader_drop_last": True}, "--dataloader_drop_last (True) cannot be set"),
+        ({"label_names": "label"}, "--label_names (['label']) cannot be set"),
         ({"fsdp": "full_shard"}, "cannot be set: the model fits on one device"),
         ({"deepspeed": "ds.json"}, "cannot be set: the model fits on one device"),
-        ({"lr_scheduler_type": "warmup_stable_decay"}, "`optim` or `lr_scheduler_type`"),
-        ({"lr_scheduler_kwargs": '{"x": 1}'}, "`optim` or `lr_scheduler_type`"),
-        ({"optim_args": "betas=(0.8,0.9)"}, "`optim` or `lr_scheduler_type`"),
-        ({"report_to": "paper"}, "`report_to` must be among"),
-        ({"report_to": "neptune"}, "`report_to` 'neptune' needs its package, which is not installed"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "--optim or --lr_scheduler_type"),
+        ({"lr_scheduler_kwargs": '{"x": 1}'}, "--optim or --lr_scheduler_type"),
+        ({"optim_args": "betas=(0.8,0.9)"}, "--optim or --lr_scheduler_type"),
+        ({"report_to": "paper"}, "--report_to must be among"),
+        ({"report_to": "neptune"}, "--report_to 'neptune' needs its package, which is not installed"),
         ({"hub_model_id": "a/b/c"}, "a/b/c"),
-        ({"max_length": 2}, "`max_length` must be at least 3"),
-        ({"ngram_size": 3}, "`ngram_size` (3) is for `ngram_vocab_size`: give both"),
-        ({"ngram_hidden_size": 8}, "`ngram_hidden_size` (8) is for `ngram_vocab_size`: give both"),
-        ({"tokenizer": "anywhere"}, "`vocab_size` (200) is for a new tokenizer"),
+        ({"max_length": 2}, "--max_length must be at least 3"),
+        ({"ngram_size": 3}, "--ngram_size (3) is for --ngram_vocab_size: give both"),
+        ({"ngram_hidden_size": 8}, "--ngram_hidden_size (8) is for --ngram_vocab_size: give both"),
+        ({"tokenizer": "anywhere"}, "--vocab_size (200) is for a new tokenizer"),
         ({"conv_kernel_size": 4}, "conv_kernel_size"),
-        ({"validation_cut": "newest"}, "`order_column`"),
+        ({"validation_cut": "newest"}, "--order_column"),
     ],
 )
 def test_settings_that_have_no_effect_or_contradict_are_refused_in_one_line(
@@ -343,7 +343,7 @@ def test_a_fraction_beside_a_validation_split_is_refused(tmp_path: Path, capsys:
     for split in ("train", "validation"):
         write_csv(tmp_path / f"{split}.csv", make_rows(30, seed=0))
     error = refuse(small_words(tmp_path, tmp_path / "run", validation_fraction=0.2), capsys)
-    assert "`validation_fraction` is for data without a validation split" in error
+    assert "--validation_fraction is for data without a validation split" in error
 
 
 def test_other_settings_of_transformers_have_their_effect(data_folder: Path, tmp_path: Path):
