@@ -214,9 +214,8 @@ def print_results(folder: Path) -> None:
 
     metrics = read_json(folder / "metrics.json")
     for split, result in metrics["results"].items():
-        interval = f"95 % interval {result['accuracy_low']:.2%} to {result['accuracy_high']:.2%}"
-        accuracy = f"accuracy {result['accuracy']:.2%} ({interval}, {result['rows']:,} rows)"
-        print(f"{split}: {accuracy}, macro F1 {result['macro_f1']:.2%}")
+        figures = [f"{name} {value:.4g}" for name, value in result.items() if isinstance(value, float)]
+        print(f"{split}, {result['rows']:,} rows: {', '.join(figures)}")
     if metrics["end"]["reason"] == "early_stopping_patience":
         print(f"Stopped early, after epoch {metrics['end']['epoch']:g}.")
     print(f"Done in {metrics['duration_seconds']:.0f} s. The model, its card and metrics.json are in {folder}")

@@ -47,8 +47,7 @@ def make_record(
     arguments: RunArguments,
     data: dict[str, Any],
     trainer: Trainer,
-    results: dict[str, dict[str, Any]],
-    calibration: dict[str, Any] | None,
+    measured: dict[str, Any],
     settings: dict[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
@@ -67,8 +66,7 @@ def make_record(
         "settings": settings,
         "best": describe_best(trainer),
         "end": describe_end(trainer),
-        "results": results,
-        "calibration": calibration,
+        **measured,
     }
 
 
