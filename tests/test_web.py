@@ -32,12 +32,9 @@ pytest.importorskip("transformers.exporters.metadata", reason="needs transformer
 TESTS = Path(__file__).parent
 NODE_MODULES = TESTS.parent / ".cache" / "npm" / "node_modules"
 TEXT = "the striker's goal, with a bank"
-TEXTS = [text for text in make_texts() if len(text) < 200] + [
-    "ΣΑΣ Σ",
-    "İstanbul ſ ﬁ año में",
-    "[CLS] goal [MASK]",
-    "a\0b",
-]
+TEXTS = [text for text in make_texts() if text.isascii() and len(text) < 200]
+TEXTS += ["\u03a3\u0391\u03a3 \u03a3", "\u0130x \u017f \ufb01 a\u00f1o", "[CLS] goal [MASK]", "a\0b"]
+MINUS = "\u2212"
 
 
 def run_node(script: str, *words: Any) -> Any:
@@ -75,11 +72,15 @@ def serve() -> Iterator[Any]:
     """Starts a static server for a folder, which a request for /stop ends."""
     servers = []
 
+    def stop(server: Any) -> None:
+        server.shutdown()
+        server.server_close()
+
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
             super().do_GET() if self.path != "/stop" else self.send_error(404)
             if self.path == "/stop":
-                threading.Thread(target=self.server.shutdown).start()
+                threading.Thread(target=stop, args=[self.server]).start()
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -92,8 +93,7 @@ def serve() -> Iterator[Any]:
 
     yield start
     for server in servers:
-        server.shutdown()
-        server.server_close()
+        stop(server)
 
 
 def test_the_page(site: Path, serve: Any, tmp_path: Path):
@@ -109,11 +109,9 @@ def test_the_page(site: Path, serve: Any, tmp_path: Path):
     cases = [
         {"config": {"text_columns": ["question", "<b>"]}, "typed": ["goal", "bank shares"]},
         {"config": multi, "typed": [TEXT]},
-        {"config": {**multi, "classifier_thresholds": [1.0] * 3}, "typed": [TEXT]},
-        {"config": {"problem_type": "regression"}, "typed": [TEXT]},
-        {"config": hostile, "typed": ["<img src=x onerror=alert(1)> " * 3]},
-        {"config": {}, "typed": [long]},
-        {"config": {}, "typed": ["ไม่มีช่องว่าง goal"]},
+        {"config": {**multi, "classifier_thresholds": [1.0] * 3}, "typed": ["กินข้าว goal"]},
+        {"config": {"problem_type": "regression"}, "typed": [long]},
+        {"config": hostile, "typed": ["<img src=x onerror=alert(1)>"]},
     ]
     (tmp_path / "task.json").write_text(json.dumps({"texts": texts, "cases": cases}), encoding="utf-8")
     found = run_node("browse.cjs", browser, serve(site), tmp_path / "task.json", tmp_path)
@@ -129,22 +127,21 @@ def test_the_page(site: Path, serve: Any, tmp_path: Path):
     for name in ("desktop", "phone", "offline"):
         shown = found[name]
         assert (shown["answer"], shown["parts"], shown["isWide"]) == (labels[best], words, False)
-        assert shown["strongest"].startswith(f"{words[most]} {'+' if falls[most] > 0 else '−'}")
+        assert shown["strongest"].startswith(f"{words[most]} {'+' if falls[most] > 0 else MINUS}")
         assert f"{abs(100 * falls[most]):.1f} %" in shown["strongest"]
         assert f"{labels[best]}\n{100 * scores[0, best]:.1f} %" == shown["labels"][0]
 
-    pair, several, none, number, escaped, cut, thai = found["cases"]
+    pair, several, none, number, escaped = found["cases"]
     assert pair["names"] == ["question", "<b>"]
     assert pair["answer"] == classifier.classify([("goal", "bank shares")])[0][0]["label"]
     assert set(several["answer"].split(", ")) == set(labels[1:])
     assert none["answer"] == "None of the labels"
-    values = classifier.logits([TEXT])[0]
+    assert none["parts"] == ["กิน", "ข้าว", "goal"]
+    values = classifier.logits([long])[0]
     assert [float(value) for value in number["answer"].split(", ")] == pytest.approx(values.tolist(), abs=1e-4)
-    assert (escaped["made"], escaped["parts"].count("img")) == (0, 3)
-    assert cut["status"].startswith("Only 32 tokens are read")
-    assert len(cut["parts"]) < 40
-    assert thai["parts"][-1] == "goal"
-    assert 3 <= len(thai["parts"]) < 10
+    assert number["status"].startswith("Only 32 tokens are read")
+    assert len(number["parts"]) < 40
+    assert (escaped["made"], escaped["parts"][1]) == (0, "img")
     assert "&lt;b&gt;site" in (site / "index.html").read_text(encoding="utf-8")
     assert "sdk: static" in (site / "README.md").read_text(encoding="utf-8")
     assert (tmp_path / "phone.png").stat().st_size > 10_000
