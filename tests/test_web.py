@@ -43,7 +43,7 @@ def run_node(script: str, *words: Any) -> Any:
         pytest.skip("needs Node.js, and npm's packages in .cache: `make test` fetches them")
     command = [node, str(TESTS / "npm" / script), *map(str, words)]
     environment = {**os.environ, "NODE_PATH": str(NODE_MODULES)}
-    result = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=240)
+    result = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=500)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
@@ -64,7 +64,7 @@ def site(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     files = [NODE_MODULES / archive.split("/-/")[0] / name for archive, _, names in web.RUNTIME for name in names]
     for module in (web, export_module):
         monkeypatch.setattr(module, "fetch_runtime", lambda: files)
-    return export_model(ExportArguments(str(run), "web", str(tmp_path / "<b>site")))
+    return export_model(ExportArguments(str(shutil.copytree(run, tmp_path / "R&D")), "web"))
 
 
 @pytest.fixture
@@ -96,6 +96,7 @@ def serve() -> Iterator[Any]:
         stop(server)
 
 
+@pytest.mark.timeout(600)
 def test_the_page(site: Path, serve: Any, tmp_path: Path):
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
@@ -142,7 +143,7 @@ def test_the_page(site: Path, serve: Any, tmp_path: Path):
     assert number["status"].startswith("Only 32 tokens are read")
     assert len(number["parts"]) < 40
     assert (escaped["made"], escaped["parts"][1]) == (0, "img")
-    assert "&lt;b&gt;site" in (site / "index.html").read_text(encoding="utf-8")
+    assert "<h1>R&amp;D</h1>" in (site / "index.html").read_text(encoding="utf-8")
     assert "sdk: static" in (site / "README.md").read_text(encoding="utf-8")
     assert (tmp_path / "phone.png").stat().st_size > 10_000
 
