@@ -180,6 +180,7 @@ def write_files(folder: Path, model: Any, tokenizer: Any, format: str) -> None:
         config["model_type"] == "wave"
     ):  # transformers.js refuses what it does not know, and runs any encoder as this one
         config["model_type"] = "bert"
+    config["label2id"] = {label: index for index, label in config["id2label"].items()}
     config["transformers.js_config"] = {"dtype": DTYPES[FORMATS[format]]}
     write_json(folder / "config.json", config)
     packages = ("numpy", "onnxruntime", "tokenizers")
