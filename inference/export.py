@@ -177,10 +177,8 @@ def write_files(folder: Path, model: Any, tokenizer: Any, format: str) -> None:
     backend.no_padding()
     tokenizer.save_pretrained(folder)
     config = {key: value for key, value in model.config.to_dict().items() if key not in ("_name_or_path", "auto_map")}
-    if (
-        config["model_type"] == "wave"
-    ):  # transformers.js refuses what it does not know, and runs any encoder as this one
-        config["model_type"] = "bert"
+    if config["model_type"] == "wave":
+        config["model_type"] = "bert"  # transformers.js refuses what it does not know, and runs any encoder as this one
     config["label2id"] = {label: index for index, label in config["id2label"].items()}
     config["transformers.js_config"] = {"dtype": DTYPES[FORMATS[format]]}
     write_json(folder / "config.json", config)
