@@ -189,8 +189,10 @@ def as_word(value: Any) -> str:
 
 
 def run_finetune(words: list[str]) -> None:
+    from .files import read_json
     from .hub_card import draw_pictures, push_run, write_card
     from .training.finetune import finetune
+    from .training.results import describe_results
     from .training.settings import DataArguments, ModelArguments, RunArguments
 
     data_arguments, model_arguments, arguments = parse(
@@ -201,26 +203,12 @@ def run_finetune(words: list[str]) -> None:
         return
     draw_pictures(folder)
     write_card(folder, repo_id=arguments.hub_model_id)
-    print_results(folder)
+    print(describe_results(read_json(folder / "metrics.json"), folder), flush=True)
     if arguments.push_to_hub:
         repo_id = arguments.hub_model_id or folder.resolve().name
         print(f"Pushing. If it fails: {shlex.join(['wave-network', 'push', str(folder), repo_id])}", flush=True)
         settings = {"token": arguments.hub_token, "private": arguments.hub_private_repo}
         print(f"Pushed: {push_run(folder, repo_id, revision=arguments.hub_revision, **settings)}")
-
-
-def print_results(folder: Path) -> None:
-    from .files import read_json
-
-    metrics = read_json(folder / "metrics.json")
-    for split, result in metrics["results"].items():
-        interval = f"95 % interval {result['accuracy_low']:.2%} to {result['accuracy_high']:.2%}"
-        accuracy = f"accuracy {result['accuracy']:.2%} ({interval}, {result['rows']:,} rows)"
-        print(f"{split}: {accuracy}, macro F1 {result['macro_f1']:.2%}")
-    if metrics["end"]["reason"] == "early_stopping_patience":
-        print(f"Stopped early, after epoch {metrics['end']['epoch']:g}.")
-    print(f"Done in {metrics['duration_seconds']:.0f} s. The model, its card and metrics.json are in {folder}")
-    print(f"To use it: {shlex.join(['wave-network', 'predict', str(folder), '--file', 'texts.csv'])}")
 
 
 def run_predict(words: list[str]) -> None:

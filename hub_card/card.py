@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_url
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import UndefinedError
 
+from ..data.measure import BASELINES, METRICS, TITLES, show
 from ..files import read_json, write_text
 
 FILES = ("metrics.json", "config.json", "tokenizer_config.json")
@@ -46,6 +47,10 @@ def write_card(run_folder: str | os.PathLike, repo_id: str | None = None, licens
             run=run,
             config=config,
             split=split,
+            metrics=METRICS[run["task"]],
+            titles=TITLES,
+            baselines=BASELINES[run["task"]],
+            show=show,
             longest=tokenizer.get("model_max_length") or config.get("max_position_embeddings"),
             pictures=[path.name for path in folder.glob("*.png")],
             escape=escape,

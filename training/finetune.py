@@ -31,9 +31,13 @@ from ..data.tokens import Losses
 from ..files import read_json, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
+from .baselines import measure_baselines
+from .mistakes import write_mistakes
 from .packing import DataCollatorWithPacking, takes_packed
 from .probe import Choice, MakeTrainer, choose
+from .progress import quiet
 from .record import count_parameters, describe_data, describe_settings, make_record
+from .results import advise
 from .settings import (
     DROPOUT,
     FEW,
@@ -56,6 +60,7 @@ from .trainer import WaveTrainer, find_classifier, make_loss
 BEGUN = "run.json"
 
 
+@quiet()
 def finetune(
     data_arguments: DataArguments,
     model_arguments: ModelArguments,
@@ -65,7 +70,8 @@ def finetune(
 ) -> Path:
     """
     Trains a classifier and leaves a run folder: the best model by validation with its tokenizer and code, and
-    `metrics.json`, which says how it was made and what it reached. Checkpoints stay beside them.
+    `metrics.json`, which says how it was made and what it reached. `mistakes.csv` has the rows that it gets wrong, and
+    checkpoints stay beside them.
 
     Under `torchrun` all processes call it; the first one writes.
 
@@ -99,7 +105,9 @@ def finetune(
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
 
-    data = read_data(data_arguments)
+    data, is_main = read_data(data_arguments), arguments.process_index == 0
+    if is_main:
+        print(f"{data.name}: {data.found}", flush=True)
     skew = find_skew(data)
     arguments.resolve_skew(skew is not None and compute_loss_func is None)
     model_arguments = resolve_start(model_arguments, data, make_model is not None)
@@ -115,6 +123,8 @@ def finetune(
     losses = Losses(tokenizer)
     with arguments.main_process_first(desc="tokenize"):
         encoded = {name: encode(split, tokenizer, losses) for name, split in splits.items() if split is not None}
+    if is_main:
+        print_summary(model, counts, folder, losses)
 
     def make_trainer(model: PreTrainedModel, arguments: RunArguments, rows: Dataset) -> WaveTrainer:
         return WaveTrainer(
@@ -128,23 +138,30 @@ def finetune(
             compute_loss_func=compute_loss_func or make_loss(arguments, data.train["label"], len(data.label_names)),
         )
 
-    is_crossed, is_taught, rows = False, model_arguments.teacher is not None, len(data.train)
+    is_taught, rows = model_arguments.teacher is not None, len(data.train)
     if is_taught:
         texts = gather_texts(model_arguments, data, data_arguments.text_columns, arguments.seed)
         rows = len(texts)
     choice: Choice | None = None
     logits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    if make_model is None and is_encoder(model.config):
-        is_crossed = not is_taught and is_cross_validated(data, data_arguments, arguments)
-        if is_crossed:
-            data = replace(data, train=concatenate_datasets([data.train, data.validation]), validation_was_split=False)
-            encoded["train"] = concatenate_datasets([encoded["train"], encoded.pop("validation")])
-            arguments.set({"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False})
+    is_from_encoder = make_model is None and is_encoder(model.config)
+    is_crossed = is_from_encoder and not is_taught and is_cross_validated(data, data_arguments, arguments)
+    if is_crossed:
+        numbers = {**data.numbers, "train": [*data.numbers["train"], *data.numbers["validation"]]}
+        joined = concatenate_datasets([data.train, data.validation])
+        data = replace(data, train=joined, numbers=numbers, validation_was_split=False)
+        encoded["train"] = concatenate_datasets([encoded["train"], encoded.pop("validation")])
+        arguments.set({"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False})
+        print(f"Few rows: all {len(joined):,} are trained on. They are held out in turn to validate.", flush=True)
+    if skew is not None and is_main:
+        print_skew(skew, data, arguments)
+    if is_from_encoder:
         is_few = not is_taught and rows <= FEW and arguments.world_size == 1
         choice = start_from_encoder(model, data, encoded["train"], arguments, make_trainer) if is_few else None
         arguments.set_defaults(suggest_finetuning(rows))
         if is_crossed and choice is not None:
-            data = replace(data, validation=data.train.select(choice.rows))
+            numbers = data.numbers | {"validation": [data.numbers["train"][row] for row in choice.rows]}
+            data = replace(data, validation=data.train.select(choice.rows), numbers=numbers)
             logits["validation"] = choice.logits, np.asarray(data.validation["label"])
     arguments.resolve_numbers(rows, is_new)
     print_training(arguments, model)
@@ -158,15 +175,12 @@ def finetune(
     begun = {"data": describe_data(data, is_crossed), "settings": settings}
     if checkpoint is not None:
         check_begun(checkpoint, begun)
-    if arguments.process_index == 0:
+    if is_main:
         # From the first checkpoint on, a push of the run folder finds code and tokenizer in it.
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / BEGUN, begun)
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        print_summary(model, counts, data, folder, losses)
-        if skew is not None:
-            print_skew(skew, data, arguments)
     if is_taught:
         compute_loss_func = TeacherLoss(make_loss(arguments, data.train["label"], len(data.label_names)))
         with arguments.main_process_first(desc="ask the teacher"):
@@ -185,9 +199,12 @@ def finetune(
 
     if arguments.save_dtype == "float16":
         model.half().float()  # what is measured is what is saved
+    arguments.train_sampling_strategy = "random"  # measured in the order that is given, whatever trained
     for name in [name for name in ("validation", "test") if name in encoded]:
-        prediction = trainer.predict(encoded[name], metric_key_prefix="eval" if name == "validation" else name)
-        logits[name] = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        order = np.argsort(encoded[name]["length"], kind="stable")
+        prediction = trainer.predict(encoded[name].select(order))
+        places = np.argsort(order)
+        logits[name] = np.asarray(prediction.predictions)[places], np.asarray(prediction.label_ids)[places]
     results = {
         name: measure(data.task, logits_NK, labels_N, data.label_names)
         for name, (logits_NK, labels_N) in logits.items()
@@ -197,9 +214,17 @@ def finetune(
         if calibration is not None and calibration["temperature"] is not None:
             model.config.classifier_temperature = calibration["temperature"]
         save(folder, model, tokenizer, arguments.save_dtype)
+        temperature = (calibration or {}).get("temperature") or 1.0
+        write_mistakes(folder / "mistakes.csv", data, {name: each for name, (each, _) in logits.items()}, temperature)
+        baselines = {}
+        if not arguments.no_baseline:
+            folds = choice.folds if is_crossed and choice is not None else None
+            baselines = measure_baselines(data, folds, arguments.class_weights == "balanced", arguments.seed)
         arguments_of_run = (data_arguments, model_arguments, arguments)
         seconds = time.perf_counter() - start
-        record = make_record(*arguments_of_run, begun["data"], trainer, results, calibration, settings, seconds)
+        figures = data.task, results, baselines, calibration
+        record = make_record(*arguments_of_run, begun["data"], trainer, *figures, settings, seconds)
+        record["advice"] = advise(record, data) if baselines else None
         write_json(folder / "metrics.json", record)
         (folder / BEGUN).unlink(missing_ok=True)
     arguments.distributed_state.wait_for_everyone()
@@ -316,7 +341,8 @@ def get_tokenizer(arguments: ModelArguments, data: TextData) -> PreTrainedTokeni
     source = arguments.tokenizer or find_start(arguments)
     if source is None:
         texts = [text for name in ("text", "text_pair") if name in data.train.column_names for text in data.train[name]]
-        return train_wave_tokenizer(texts, arguments.vocab_size, model_max_length=arguments.max_length or MAX_LENGTH)
+        longest = arguments.max_length or MAX_LENGTH
+        return train_wave_tokenizer(texts, arguments.vocab_size, model_max_length=longest, show_progress=False)
     tokenizer = load_wave_tokenizer(source)
     longest = tokenizer.model_max_length
     if arguments.max_length is not None and arguments.max_length > longest:
@@ -382,7 +408,7 @@ def start_from_encoder(
     if choice.is_alone or len(encoded) <= FROM_PROBE:
         choice.probe.put_into(model)
     found = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in choice.accuracies.items())
-    print(f"Accuracy on {len(choice.rows):,} training rows held out in turn: {found}.")
+    print(f"Accuracy on {len(choice.rows):,} training rows held out in turn: {found}.", flush=True)
     return choice
 
 
@@ -393,7 +419,8 @@ def print_training(arguments: RunArguments, model: PreTrainedModel) -> None:
     dropout = getattr(model.config, "hidden_dropout_prob", None)
     print(
         f"Training: {arguments.num_train_epochs:g} epochs, learning rate {arguments.learning_rate:g}, batches of "
-        f"{arguments.per_device_train_batch_size}{'' if dropout is None else f', dropout {dropout:g}'}."
+        f"{arguments.per_device_train_batch_size}{'' if dropout is None else f', dropout {dropout:g}'}.",
+        flush=True,
     )
 
 
@@ -420,12 +447,13 @@ def encode(split: Dataset, tokenizer: PreTrainedTokenizerBase, losses: Losses | 
     return split.map(encode_rows, batched=True, remove_columns=split.column_names, desc="Tokenizing")
 
 
-def print_summary(model: PreTrainedModel, counts: dict[str, int], data: TextData, folder: Path, losses: Losses) -> None:
-    print(*(f"{data.name}: {data.found}", *losses.describe(": --max_length")), sep="\n")
+def print_summary(model: PreTrainedModel, counts: dict[str, int], folder: Path, losses: Losses) -> None:
+    print(*(f"{line}\n" for line in losses.describe(": --max_length")), sep="", end="")
     print(
         f"{type(model).__name__}: {counts['parameters']:,} parameters "
         f"(core {counts['core_parameters']:,}, table {counts['table_parameters']:,})\n"
-        f"Run folder: {folder}"
+        f"Run folder: {folder}",
+        flush=True,
     )
 
 

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PrinterCallback, Trainer
+from transformers import PreTrainedModel, Trainer
 
 from ..data.measure import negative_log_likelihood
 from .settings import FROM_PROBE, RunArguments, set_quietly
@@ -37,6 +37,7 @@ class Choice(NamedTuple):
 
     probe: "Probe"
     is_alone: bool  # whether the probe is kept as it is
+    folds: "Folds"
     rows: np.ndarray
     logits: np.ndarray
     accuracies: dict[str, float]
@@ -117,13 +118,12 @@ def choose(
         folds = cut_folds(labels, texts, arguments.seed)
         probe, probes, logits = fit_probe(vectors, labels, cast(int, model.config.num_labels), folds, is_balanced)
     small, parts = shrink(model, encoded), []
-    bar = tqdm([*zip(probes, folds, strict=True)], "Cross-validation", disable=arguments.disable_tqdm)
+    bar = tqdm([*zip(probes, folds, strict=True)], "Cross-validation", disable=arguments.disable_tqdm, leave=False)
     for start, (train, held) in bar:
         tried = copy.deepcopy(small)
         if len(labels) <= FROM_PROBE:
             start.put_into(tried)
         trainer = make_trainer(tried, set_quietly(arguments, {}), encoded.select(train))
-        trainer.remove_callback(PrinterCallback)
         trainer.train()
         trainer.args.train_sampling_strategy = "random"  # the logits in the order of the rows
         parts.append(np.asarray(trainer.predict(encoded.select(held)).predictions))
@@ -132,7 +132,7 @@ def choose(
     gains = right - tuned_right
     is_alone = may_stay and bool(gains.mean() > gains.std() / len(gains) ** 0.5)
     accuracies = {"probe": float(right.mean()), "fine-tuned": float(tuned_right.mean())}
-    return Choice(probe, is_alone, rows, logits if is_alone else tuned, accuracies)
+    return Choice(probe, is_alone, folds, rows, logits if is_alone else tuned, accuracies)
 
 
 def cut_folds(labels: np.ndarray, texts: Sequence[Any], seed: int) -> Folds:

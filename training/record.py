@@ -31,6 +31,7 @@ DECISIVE = (
     "gradient_accumulation_steps",
     "class_weights",
     "calibrate",
+    "metric_for_best_model",
     "early_stopping_patience",
     "early_stopping_threshold",
     "packing",
@@ -47,7 +48,9 @@ def make_record(
     arguments: RunArguments,
     data: dict[str, Any],
     trainer: Trainer,
+    task: str,
     results: dict[str, dict[str, Any]],
+    baselines: dict[str, dict[str, Any]],
     calibration: dict[str, Any] | None,
     settings: dict[str, Any],
     seconds: float,
@@ -67,7 +70,9 @@ def make_record(
         "settings": settings,
         "best": describe_best(trainer),
         "end": describe_end(trainer),
+        "task": task,
         "results": results,
+        "baselines": baselines,
         "calibration": calibration,
     }
 
