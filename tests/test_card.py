@@ -359,7 +359,7 @@ def test_a_real_run_has_a_card(run: Path, tmp_path: Path):
     draw_pictures(copied)
     card = write_card(copied).read_text(encoding="utf-8")
     names = json.loads((copied / "metrics.json").read_text(encoding="utf-8"))["data"]["label_names"]
-    assert [row[0] for row in read_tables(card)[3][1:]] == names
+    assert [row[0] for row in read_tables(card)[4][1:]] == names
 
 
 def test_the_code_of_the_card_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
