@@ -9,10 +9,30 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_url
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import UndefinedError
 
-from ..data.measure import BASELINES, METRICS, TITLES, show
+from ..data.measure import BASELINES, show
 from ..files import read_json, write_text
 
 FILES = ("metrics.json", "config.json", "tokenizer_config.json")
+# What the Hub shows of each task: our metric, its name there, and a title.
+METRICS = {
+    "single": (
+        ("accuracy", "accuracy", "Accuracy"),
+        ("accuracy_low", "accuracy_low", "Accuracy, lower end of the 95 % interval"),
+        ("accuracy_high", "accuracy_high", "Accuracy, upper end of the 95 % interval"),
+        ("macro_f1", "f1", "Macro F1"),
+    ),
+    "multi": (
+        ("micro_f1", "f1", "Micro F1"),
+        ("macro_f1", "macro_f1", "Macro F1"),
+        ("subset_accuracy", "accuracy", "All labels right"),
+    ),
+    "number": (
+        ("spearman", "spearmanr", "Spearman"),
+        ("pearson", "pearsonr", "Pearson"),
+        ("mse", "mse", "Mean squared error"),
+        ("mae", "mae", "Mean absolute error"),
+    ),
+}
 TEMPLATE = Path(__file__).with_name("model_card.md")
 
 
@@ -45,11 +65,12 @@ def write_card(run_folder: str | os.PathLike, repo_id: str | None = None, licens
             template_path=str(TEMPLATE),
             name=name,
             run=run,
+            task=run.get("task", "single"),
+            metrics=METRICS[run.get("task", "single")],
+            label_column=", ".join([label] if isinstance(label := run["data"]["label_column"], str) else label),
             config=config,
             split=split,
-            metrics=METRICS[run["task"]],
-            titles=TITLES,
-            baselines=BASELINES[run["task"]],
+            baselines=BASELINES[run.get("task", "single")],
             show=show,
             longest=tokenizer.get("model_max_length") or config.get("max_position_embeddings"),
             pictures=[path.name for path in folder.glob("*.png")],
@@ -65,6 +86,7 @@ def write_card(run_folder: str | os.PathLike, repo_id: str | None = None, licens
 def describe_model(run: dict[str, Any], split: str, name: str, license: str) -> ModelCardData:
     """The YAML at the top of the card. The Hub shows the results from it."""
     data, base_model, result = run["data"], run["base_model"], run["results"][split]
+    metrics = METRICS[run.get("task", "single")]
     is_on_hub = base_model is not None and "/" in base_model and not base_model.startswith((".", "/"))
     source = {"source_name": "metrics.json", "source_url": hf_hub_url(name, "metrics.json")} if "/" in name else {}
 
@@ -79,14 +101,9 @@ def describe_model(run: dict[str, Any], split: str, name: str, license: str) -> 
         tags=["wave-network", "text-classification"],
         base_model=base_model if is_on_hub else None,
         datasets=[data["name"]] if data["is_on_hub"] else None,
-        metrics=["accuracy", "f1"],
+        metrics=[metric for _, metric, _ in metrics if not metric.startswith("accuracy_")],
         model_name=name,
-        eval_results=[
-            describe("accuracy", "Accuracy", result["accuracy"]),
-            describe("accuracy_low", "Accuracy, lower end of the 95 % interval", result["accuracy_low"]),
-            describe("accuracy_high", "Accuracy, upper end of the 95 % interval", result["accuracy_high"]),
-            describe("f1", "Macro F1", result["macro_f1"]),
-        ],
+        eval_results=[describe(metric, title, result[ours]) for ours, metric, title in metrics],
     )
 
 

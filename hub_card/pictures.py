@@ -13,8 +13,8 @@ def draw_pictures(run_folder: str | os.PathLike) -> list[Path]:
     """
     Draws `confusion_matrix.png` and `reliability.png` from the `metrics.json` of a run.
 
-    They show the test split, or validation where there is none. `reliability.png` is left out if the run measured no
-    calibration. Returns the paths.
+    They show the test split, or validation where there is none. Several labels and numbers have no confusion matrix,
+    and `reliability.png` is left out if the run measured no calibration. Returns the paths.
 
     Raises:
         FileNotFoundError, ValueError: `metrics.json` is missing or damaged.
@@ -23,7 +23,9 @@ def draw_pictures(run_folder: str | os.PathLike) -> list[Path]:
     run = read_json(run_folder / "metrics.json")
     split = "test" if "test" in run["results"] else "validation"
     title = f"{run['data']['name']}, {split}, {run['results'][split]['rows']:,} texts"
-    figures = {"confusion_matrix.png": draw_confusion(run["results"][split], run["data"]["label_names"])}
+    figures = {}
+    if "confusion" in run["results"][split]:
+        figures["confusion_matrix.png"] = draw_confusion(run["results"][split], run["data"]["label_names"])
     if run.get("calibration"):
         figures["reliability.png"] = draw_reliability(run["calibration"][split])
     for file_name, figure in figures.items():

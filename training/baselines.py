@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from ..data.load import TextData
 from ..data.measure import measure
+from .decisions import tune_thresholds
 
 # Characters that are words of their own: scripts without spaces, and emoji. Else a word is a run of characters, and a
 # mark of punctuation is one as well, so that no text is without words.
@@ -53,13 +54,16 @@ def measure_baselines(data: TextData, folds: Folds | None, is_balanced: bool, se
     found: dict[str, dict[str, Any]] = {split: {} for split in splits}
     for name, fit, rows in (("majority", fit_majority, data.train), ("tfidf", fit_tfidf, few)):
         predict = fit(rows, *kind) if folds is None or data.test is not None else None
+        thresholds = None
         for split, measured in splits.items():
             if split == "validation" and folds is not None:
                 parts = [fit(data.train.select(train), *kind)(data.train.select(held)) for train, held in folds]
                 logits = np.concatenate(parts)
             else:
                 logits = cast(Predict, predict)(measured)
-            found[split][name] = measure(data.task, logits, measured["label"], data.label_names)
+            if data.task == "multi" and split == "validation":
+                thresholds = tune_thresholds(logits, np.asarray(measured["label"]))
+            found[split][name] = measure(data.task, logits, measured["label"], data.label_names, thresholds)
     for each in found.values():
         each["tfidf"]["trained_rows"] = len(few)
     return found

@@ -6,12 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -23,16 +25,19 @@ from transformers import (
     TrainerState,
     set_seed,
 )
+from transformers.trainer_utils import EvalPrediction
 
 from ..configuration import WaveConfig
 from ..data.load import TextData, load_text_data
-from ..data.measure import calibrate, compute_metrics, measure
+from ..data.measure import METRICS, calibrate, compute_metrics, measure
 from ..data.tokens import Losses
 from ..files import read_json, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
 from .baselines import measure_baselines
+from .decisions import describe_abstain, tune_abstain, tune_thresholds
 from .mistakes import write_mistakes
+from .numbers import Scale
 from .packing import DataCollatorWithPacking, takes_packed
 from .probe import Choice, MakeTrainer, choose
 from .progress import quiet
@@ -58,6 +63,14 @@ from .trainer import WaveTrainer, find_classifier, make_loss
 
 # What a run was begun with, in its folder until `metrics.json` says it.
 BEGUN = "run.json"
+
+
+PROBLEMS = {"single": "single_label_classification", "multi": "multi_label_classification", "number": "regression"}
+# Settings that are not for every task.
+OF_TASKS = {
+    **dict.fromkeys(("class_weights", "label_smoothing_factor", "calibrate", "teacher"), ("single",)),
+    "save_dtype": ("single", "multi"),  # float16 has three digits
+}
 
 
 @quiet()
@@ -108,6 +121,10 @@ def finetune(
     data, is_main = read_data(data_arguments), arguments.process_index == 0
     if is_main:
         print(f"{data.name}: {data.found}", flush=True)
+    check_task(data, model_arguments, arguments)
+    arguments.resolve_task(data.task)
+    scale = Scale.find(data.train["label"]) if data.task == "number" else None
+    restore = np.asarray if scale is None else scale.undo
     skew = find_skew(data)
     arguments.resolve_skew(skew is not None and compute_loss_func is None)
     model_arguments = resolve_start(model_arguments, data, make_model is not None)
@@ -115,16 +132,20 @@ def finetune(
     is_new = find_start(model_arguments) is None and make_model is None
     arguments.subword_buckets = resolve_subwords(arguments.subword_buckets, tokenizer, is_new)
     set_seed(arguments.seed)
-    model = (make_model or get_model)(model_arguments, tokenizer, data.label_names)
+    own = partial(get_model, task=data.task, is_pair="text_pair" in data.train.column_names)
+    model = (make_model or own)(model_arguments, tokenizer, data.label_names)
     model.config.update({"text_columns": data.text_columns, "label_column": data.label_column})  # for predict
-    check_model(model, arguments)
+    check_model(model, arguments, data.task)
     counts = count_parameters(model)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     losses = Losses(tokenizer)
     with arguments.main_process_first(desc="tokenize"):
-        encoded = {name: encode(split, tokenizer, losses) for name, split in splits.items() if split is not None}
+        encoded = {name: encode(split, tokenizer, losses, scale) for name, split in splits.items() if split is not None}
     if is_main:
         print_summary(model, counts, folder, losses)
+
+    def measure_epoch(found: EvalPrediction) -> dict[str, float]:
+        return compute_metrics(EvalPrediction(restore(found.predictions), restore(found.label_ids)), data.task)
 
     def make_trainer(model: PreTrainedModel, arguments: RunArguments, rows: Dataset) -> WaveTrainer:
         return WaveTrainer(
@@ -134,8 +155,9 @@ def finetune(
             eval_dataset=encoded["validation"] if arguments.eval_strategy != "no" else None,
             processing_class=tokenizer,
             data_collator=DataCollatorWithPacking() if arguments.packing else DataCollatorWithPadding(tokenizer),
-            compute_metrics=compute_metrics,
-            compute_loss_func=compute_loss_func or make_loss(arguments, data.train["label"], len(data.label_names)),
+            compute_metrics=measure_epoch,
+            compute_loss_func=compute_loss_func
+            or make_loss(arguments, data.train["label"], len(data.label_names), data.task),
         )
 
     is_taught, rows = model_arguments.teacher is not None, len(data.train)
@@ -162,7 +184,7 @@ def finetune(
         if is_crossed and choice is not None:
             numbers = data.numbers | {"validation": [data.numbers["train"][row] for row in choice.rows]}
             data = replace(data, validation=data.train.select(choice.rows), numbers=numbers)
-            logits["validation"] = choice.logits, np.asarray(data.validation["label"])
+            logits["validation"] = restore(choice.logits), np.asarray(data.validation["label"])
     arguments.resolve_numbers(rows, is_new)
     print_training(arguments, model)
     settings = describe_settings(model_arguments, arguments, model.config, tokenizer)
@@ -204,26 +226,34 @@ def finetune(
         order = np.argsort(encoded[name]["length"], kind="stable")
         prediction = trainer.predict(encoded[name].select(order))
         places = np.argsort(order)
-        logits[name] = np.asarray(prediction.predictions)[places], np.asarray(prediction.label_ids)[places]
-    results = {
-        name: measure(data.task, logits_NK, labels_N, data.label_names)
-        for name, (logits_NK, labels_N) in logits.items()
-    }
+        logits[name] = restore(prediction.predictions)[places], restore(prediction.label_ids)[places]
+    thresholds = tune_thresholds(*logits["validation"]) if data.task == "multi" else None
+    results = {name: measure(data.task, *split, data.label_names, thresholds) for name, split in logits.items()}
+    if scale is not None:
+        scale.fold_into(find_classifier(model))
     if trainer.is_world_process_zero():
-        calibration = calibrate(logits, fit=arguments.calibrate)
-        if calibration is not None and calibration["temperature"] is not None:
-            model.config.classifier_temperature = calibration["temperature"]
+        calibration = calibrate(logits, fit=arguments.calibrate) if data.task == "single" else None
+        abstain = None
+        if thresholds is not None:
+            model.config.update({"classifier_thresholds": thresholds})
+        if calibration is not None:
+            temperature = calibration["temperature"]
+            model.config.update({} if temperature is None else {"classifier_temperature": temperature})
+            chosen = tune_abstain(*logits["validation"], temperature)
+            model.config.update({"classifier_abstain": chosen})
+            abstain = describe_abstain(chosen, *logits.get("test", logits["validation"]), temperature)
         save(folder, model, tokenizer, arguments.save_dtype)
-        temperature = (calibration or {}).get("temperature") or 1.0
-        write_mistakes(folder / "mistakes.csv", data, {name: each for name, (each, _) in logits.items()}, temperature)
+        decided = (calibration or {}).get("temperature") or 1.0, thresholds
+        write_mistakes(folder / "mistakes.csv", data, {name: each for name, (each, _) in logits.items()}, *decided)
         baselines = {}
         if not arguments.no_baseline:
             folds = choice.folds if is_crossed and choice is not None else None
             baselines = measure_baselines(data, folds, arguments.class_weights == "balanced", arguments.seed)
         arguments_of_run = (data_arguments, model_arguments, arguments)
         seconds = time.perf_counter() - start
-        figures = data.task, results, baselines, calibration
-        record = make_record(*arguments_of_run, begun["data"], trainer, *figures, settings, seconds)
+        measured = {"task": data.task, "results": results, "baselines": baselines}
+        measured |= {"calibration": calibration, "abstain": abstain}
+        record = make_record(*arguments_of_run, begun["data"], trainer, measured, settings, seconds)
         record["advice"] = advise(record, data) if baselines else None
         write_json(folder / "metrics.json", record)
         (folder / BEGUN).unlink(missing_ok=True)
@@ -324,8 +354,6 @@ def load_stopped(trainer: WaveTrainer, checkpoint: Path) -> bool:
 
 def read_data(arguments: DataArguments) -> TextData:
     data = load_text_data(**asdict(arguments))
-    if data.task != "single":
-        raise ValueError(f"`label_column` {data.label_column!r} must hold one label a row, got the task {data.task!r}.")
     if not data.validation_was_split and "validation_fraction" in find_changed(arguments):
         raise ValueError(f"`validation_fraction` is for data without a validation split; {data.name!r} has one.")
     return data
@@ -335,6 +363,18 @@ def find_skew(data: TextData) -> list[tuple[int, int]] | None:
     """The classes with their training rows, the largest first, if it is far larger than the smallest."""
     classes = Counter(data.train["label"]).most_common() if data.task == "single" else []
     return classes if classes and classes[0][1] >= SKEWED * classes[-1][1] else None
+
+
+def check_task(data: TextData, model_arguments: ModelArguments, arguments: RunArguments) -> None:
+    """A ValueError if a setting is for another task."""
+    changed = find_changed(model_arguments) | arguments.changed
+    kinds = {"single": "one label a row", "multi": "several labels a row", "number": "numbers"}
+    for name, tasks in OF_TASKS.items():
+        if data.task not in tasks and changed.get(name) not in (None, "none", "float32"):
+            raise ValueError(
+                f"`{name}` ({changed[name]!r}) is for {' or '.join(map(kinds.__getitem__, tasks))}; these rows have "
+                f"{kinds[data.task]}. Leave it out."
+            )
 
 
 def get_tokenizer(arguments: ModelArguments, data: TextData) -> PreTrainedTokenizerBase:
@@ -354,24 +394,38 @@ def get_tokenizer(arguments: ModelArguments, data: TextData) -> PreTrainedTokeni
 
 
 def get_model(
-    arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str]
+    arguments: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    label_names: Sequence[str],
+    task: str = "single",
+    is_pair: bool = False,
 ) -> PreTrainedModel:
+    names = label_names if task != "number" else ["value"]
     labels: dict[str, Any] = {
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {name: index for index, name in enumerate(label_names)},
-        "problem_type": "single_label_classification",
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+        "problem_type": PROBLEMS[task],
     }
+    if arguments.classifier_pooling == "segments" and not is_pair:
+        raise ValueError("`classifier_pooling` 'segments' is for pairs of texts, got rows of one text.")
     start, dropout = find_start(arguments), arguments.hidden_dropout_prob
     if start is not None:
         config = AutoConfig.from_pretrained(start, trust_remote_code=False, **labels)
         if dropout is not None and not hasattr(config, "hidden_dropout_prob"):
             raise ValueError(f"`hidden_dropout_prob` ({dropout}) is not a field of {type(config).__name__}.")
-        if is_encoder(config) and dropout is None:
-            dropout = DROPOUT
+        for name in ("classifier_thresholds", "classifier_abstain"):  # of the weights as they were
+            vars(config).pop(name, None)
+        segments = getattr(config, "type_vocab_size", 0)
+        if is_encoder(config):
+            dropout = DROPOUT if dropout is None else dropout
+            if is_pair:
+                config.update({"classifier_pooling": "segments", "type_vocab_size": max(segments, 2)})
         config.update({} if dropout is None else {"hidden_dropout_prob": dropout})
         model = AutoModelForSequenceClassification.from_pretrained(
             start, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
         )
+        if getattr(model.config, "type_vocab_size", 0) > segments:
+            nn.init.zeros_(cast(Any, model).wave.embeddings.token_type_embeddings.weight)  # reads as before
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
         if isinstance(model, WaveForSequenceClassification):
@@ -381,6 +435,8 @@ def get_model(
     own["hidden_dropout_prob"] = WaveConfig.hidden_dropout_prob if dropout is None else dropout
     own |= {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
     own["conv_kernel_size"] = arguments.conv_kernel_size or None
+    own["classifier_pooling"] = arguments.classifier_pooling or ("segments" if is_pair else "mean")
+    own["type_vocab_size"] = 2 if is_pair else 0
     return WaveForSequenceClassification(WaveConfig(**own, pad_token_id=tokenizer.pad_token_id, **labels))
 
 
@@ -402,13 +458,15 @@ def start_from_encoder(
     """Puts a probe into the head, and chooses by cross-validation how to fine-tune from there, if at all."""
     may_stay = arguments.num_train_epochs is None and arguments.max_steps <= 0
     arguments.set_defaults(suggest_finetuning(len(encoded)))
-    choice = choose(model, encoded, data.train.remove_columns("label"), arguments, make_trainer, may_stay)
+    choice = choose(model, encoded, data.train.remove_columns("label"), arguments, make_trainer, data.task, may_stay)
     if choice.is_alone:
         arguments.num_train_epochs = 0.0
     if choice.is_alone or len(encoded) <= FROM_PROBE:
         choice.probe.put_into(model)
-    found = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in choice.accuracies.items())
-    print(f"Accuracy on {len(choice.rows):,} training rows held out in turn: {found}.", flush=True)
+    metric, style = METRICS[data.task][0], ".3f" if data.task == "number" else ".1%"
+    found = ", ".join(f"{name} {score:{style}}" for name, score in choice.scores.items())
+    title = metric.replace("_", " ").replace("f1", "F1").capitalize()
+    print(f"{title} on {len(choice.rows):,} training rows held out in turn: {found}.", flush=True)
     return choice
 
 
@@ -424,7 +482,7 @@ def print_training(arguments: RunArguments, model: PreTrainedModel) -> None:
     )
 
 
-def check_model(model: PreTrainedModel, arguments: RunArguments) -> None:
+def check_model(model: PreTrainedModel, arguments: RunArguments, task: str) -> None:
     """A ValueError if a setting asks for what the model has not."""
     name = type(model).__name__
     if arguments.calibrate and not isinstance(model, WaveForSequenceClassification):
@@ -433,16 +491,21 @@ def check_model(model: PreTrainedModel, arguments: RunArguments) -> None:
         raise ValueError(f"`packing` is for a model whose `forward` takes `cu_seq_lens`; that of {name} does not.")
     if arguments.mixup_alpha:
         find_classifier(model)
+    if task == "number":
+        find_classifier(model, "`task` 'number'")
 
 
-def encode(split: Dataset, tokenizer: PreTrainedTokenizerBase, losses: Losses | None = None) -> Dataset:
-    """The rows as token ids, with their length for length grouping and without the text."""
+def encode(
+    split: Dataset, tokenizer: PreTrainedTokenizerBase, losses: Losses | None = None, scale: Scale | None = None
+) -> Dataset:
+    """The rows as token ids, with their length for length grouping and without the text. Numbers are scaled."""
 
     def encode_rows(rows: dict[str, list]) -> dict[str, list]:
         encoding = tokenizer(rows["text"], rows.get("text_pair"), truncation=True)
         if losses is not None:
             losses.count(encoding)
-        return {**encoding, "length": [len(ids) for ids in encoding["input_ids"]], "labels": rows["label"]}
+        labels = rows["label"] if scale is None else scale.apply(rows["label"]).tolist()
+        return {**encoding, "length": [len(ids) for ids in encoding["input_ids"]], "labels": labels}
 
     return split.map(encode_rows, batched=True, remove_columns=split.column_names, desc="Tokenizing")
 

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from datasets import Dataset
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, Trainer
 
-from ..data.measure import negative_log_likelihood
+from ..data.measure import METRICS, decide, measure, negative_log_likelihood
 from .settings import FROM_PROBE, RunArguments, set_quietly
 from .trainer import find_classifier
 
@@ -40,29 +40,36 @@ class Choice(NamedTuple):
     folds: "Folds"
     rows: np.ndarray
     logits: np.ndarray
-    accuracies: dict[str, float]
+    scores: dict[str, float]
 
 
 class Probe:
     """
-    Logistic regression on standardised vectors (N, D) as the weight (K, D) and bias (K,) of a linear map on the vectors
-    as they are. A class without rows is never found.
+    Logistic regression on standardised vectors (N, D), one for each of several labels, or for numbers a ridge
+    regression, as the weight (K, D) and bias (K,) of a linear map on the vectors as they are.
     """
 
-    def __init__(self, vectors: np.ndarray, labels: np.ndarray, classes: int, strength: float, is_balanced: bool):
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        labels: np.ndarray,
+        classes: int,
+        strength: float,
+        is_balanced: bool,
+        task: str = "single",
+    ):
         scaler = StandardScaler().fit(vectors)
-        found = np.unique(labels)
-        weight, bias = np.zeros((len(found), vectors.shape[1])), np.zeros(len(found))
-        if len(found) > 1:
-            balance = "balanced" if is_balanced else None
-            fitted = LogisticRegression(C=strength, class_weight=balance, max_iter=1000)
-            fitted.fit(scaler.transform(vectors), labels)
-            weight, bias = fitted.coef_ / scaler.scale_, fitted.intercept_
-            bias = bias - weight @ scaler.mean_
-            if len(found) == 2:  # one map tells which of the two
-                weight, bias = np.stack([-weight[0], weight[0]]) / 2, np.stack([-bias[0], bias[0]]) / 2
-        self.weight, self.bias = np.zeros((classes, vectors.shape[1])), np.full(classes, bias.min() - 10)
-        self.weight[found], self.bias[found] = weight, bias
+        scaled = scaler.transform(vectors)
+        if task == "number":
+            ridge = Ridge(1 / strength).fit(scaled, labels)
+            weight, bias = ridge.coef_.reshape(1, -1), np.reshape(ridge.intercept_, 1)
+        elif task == "multi":
+            maps = [fit_classes(scaled, has_label, 2, strength, False) for has_label in (labels > 0).astype(int).T]
+            weight, bias = np.stack([each[1] - each[0] for each, _ in maps]), np.stack([z[1] - z[0] for _, z in maps])
+        else:
+            weight, bias = fit_classes(scaled, labels, classes, strength, is_balanced)
+        self.weight = weight / scaler.scale_
+        self.bias = bias - self.weight @ scaler.mean_
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         return vectors @ self.weight.T + self.bias
@@ -74,21 +81,61 @@ class Probe:
             classifier.bias.copy_(torch.from_numpy(self.bias))
 
 
+def fit_classes(
+    vectors: np.ndarray, labels: np.ndarray, classes: int, strength: float, is_balanced: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of a logistic regression. A class without rows is never found."""
+    found = np.unique(labels)
+    weight, bias = np.zeros((len(found), vectors.shape[1])), np.zeros(len(found))
+    if len(found) > 1:
+        balance = "balanced" if is_balanced else None
+        fitted = LogisticRegression(C=strength, class_weight=balance, max_iter=1000).fit(vectors, labels)
+        weight, bias = fitted.coef_, fitted.intercept_
+        if len(found) == 2:  # one map tells which of the two
+            weight, bias = np.stack([-weight[0], weight[0]]) / 2, np.stack([-bias[0], bias[0]]) / 2
+    all_weight, all_bias = np.zeros((classes, vectors.shape[1])), np.full(classes, bias.min() - 10)
+    all_weight[found], all_bias[found] = weight, bias
+    return all_weight, all_bias
+
+
 def fit_probe(
-    vectors: np.ndarray, labels: np.ndarray, classes: int, folds: Folds, is_balanced: bool = False
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    folds: Folds,
+    is_balanced: bool = False,
+    task: str = "single",
 ) -> tuple[Probe, list[Probe], np.ndarray]:
     """
     A probe of all rows, one without those that are held out for each fold, and the logits of these rows, (M, K). Their
-    negative log-likelihood chooses the strength.
+    loss chooses the strength.
     """
     results = {}
     for strength in STRENGTHS:
-        probes = [Probe(vectors[train], labels[train], classes, strength, is_balanced) for train, _ in folds]
+        probes = [Probe(vectors[train], labels[train], classes, strength, is_balanced, task) for train, _ in folds]
         logits = [probe(vectors[held]) for probe, (_, held) in zip(probes, folds, strict=True)]
         results[strength] = probes, np.concatenate(logits)
     held = np.concatenate([held for _, held in folds])
-    strength = min(STRENGTHS, key=lambda each: negative_log_likelihood(results[each][1], labels[held]))
-    return Probe(vectors, labels, classes, strength, is_balanced), *results[strength]
+    strength = min(STRENGTHS, key=lambda each: measure_loss(task, results[each][1], labels[held]))
+    return Probe(vectors, labels, classes, strength, is_balanced, task), *results[strength]
+
+
+def measure_loss(task: str, logits: np.ndarray, labels: np.ndarray) -> float:
+    if task == "single":
+        return negative_log_likelihood(logits, labels)
+    losses = np.logaddexp(0, logits) - labels * logits if task == "multi" else np.square(logits[:, 0] - labels)
+    return float(losses.mean())
+
+
+def score_rows(task: str, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How right the answer to each row is, (M,): of several labels its F1, of numbers the squared error, negative."""
+    if task == "single":
+        return (logits.argmax(-1) == labels).astype(float)
+    if task == "number":
+        return -np.square(logits[:, 0] - labels)
+    found, wanted = decide(logits), labels > 0
+    both, either = (found & wanted).sum(1), found.sum(1) + wanted.sum(1)
+    return np.where(either, 2 * both / either.clip(min=1), 1.0)
 
 
 def choose(
@@ -97,6 +144,7 @@ def choose(
     texts: Sequence[Any],
     arguments: RunArguments,
     make_trainer: MakeTrainer,
+    task: str = "single",
     may_stay: bool = True,
 ) -> Choice:
     """
@@ -109,14 +157,15 @@ def choose(
         texts: Of each row, as it is compared. Rows of the same text are held out together.
         arguments: Settings of the fine-tuning.
         make_trainer: Makes the trainer of a model, settings and rows.
+        task: "single", "multi" or "number".
         may_stay: Whether the probe may be kept as it is.
     """
     labels, vectors = np.asarray(encoded["labels"]), embed(model, encoded, arguments, make_trainer)
-    is_balanced = arguments.class_weights == "balanced"
+    classes, is_balanced = cast(int, model.config.num_labels), arguments.class_weights == "balanced"
     with warnings.catch_warnings():  # of few rows a class, which are what it is for
         warnings.simplefilter("ignore", UserWarning)
-        folds = cut_folds(labels, texts, arguments.seed)
-        probe, probes, logits = fit_probe(vectors, labels, cast(int, model.config.num_labels), folds, is_balanced)
+        folds = cut_folds(stratify(task, labels), texts, arguments.seed)
+        probe, probes, logits = fit_probe(vectors, labels, classes, folds, is_balanced, task)
     small, parts = shrink(model, encoded), []
     bar = tqdm([*zip(probes, folds, strict=True)], "Cross-validation", disable=arguments.disable_tqdm, leave=False)
     for start, (train, held) in bar:
@@ -128,11 +177,24 @@ def choose(
         trainer.args.train_sampling_strategy = "random"  # the logits in the order of the rows
         parts.append(np.asarray(trainer.predict(encoded.select(held)).predictions))
     rows, tuned = np.concatenate([held for _, held in folds]), np.concatenate(parts)
-    right, tuned_right = ((each.argmax(-1) == labels[rows]).astype(float) for each in (logits, tuned))
-    gains = right - tuned_right
+    gains = score_rows(task, logits, labels[rows]) - score_rows(task, tuned, labels[rows])
     is_alone = may_stay and bool(gains.mean() > gains.std() / len(gains) ** 0.5)
-    accuracies = {"probe": float(right.mean()), "fine-tuned": float(tuned_right.mean())}
-    return Choice(probe, is_alone, folds, rows, logits if is_alone else tuned, accuracies)
+    names = [str(index) for index in range(classes)]
+    scores = {
+        name: measure(task, each, labels[rows], names)[METRICS[task][0]]
+        for name, each in (("probe", logits), ("fine-tuned", tuned))
+    }
+    return Choice(probe, is_alone, folds, rows, logits if is_alone else tuned, scores)
+
+
+def stratify(task: str, labels: np.ndarray) -> np.ndarray:
+    """What each part of a cross-validation has its share of: classes, the rarest label of each row, or ranges."""
+    if task == "multi":
+        rarity = np.append(labels.sum(0), len(labels) + 1)  # of rows without a label, too
+        return np.where(np.pad(labels > 0, ((0, 0), (0, 1)), constant_values=True), rarity, np.inf).argmin(1)
+    if task == "number":
+        return np.argsort(np.argsort(labels, kind="stable"), kind="stable") * FOLDS // len(labels)
+    return labels
 
 
 def cut_folds(labels: np.ndarray, texts: Sequence[Any], seed: int) -> Folds:

@@ -48,10 +48,7 @@ def make_record(
     arguments: RunArguments,
     data: dict[str, Any],
     trainer: Trainer,
-    task: str,
-    results: dict[str, dict[str, Any]],
-    baselines: dict[str, dict[str, Any]],
-    calibration: dict[str, Any] | None,
+    measured: dict[str, Any],
     settings: dict[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
@@ -70,10 +67,7 @@ def make_record(
         "settings": settings,
         "best": describe_best(trainer),
         "end": describe_end(trainer),
-        "task": task,
-        "results": results,
-        "baselines": baselines,
-        "calibration": calibration,
+        **measured,
     }
 
 

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from itertools import chain
 from typing import Any, Literal, cast
 
 import torch
@@ -16,8 +17,11 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..configuration import WaveConfig
+from ..data.measure import METRICS
 
-METRICS = ("accuracy", "macro_f1", "loss")
+# By what the best model of a run is chosen. Of numbers by their errors: ranks alone say little on few rows.
+BEST = {"single": "accuracy", "multi": "micro_f1", "number": "mse"}
+SMALLER_IS_BETTER = ("loss", "mse", "mae")
 # What `--model` may be besides a folder or a name.
 AUTO, ENGLISH, NONE = "auto", "english", "none"
 # A new model that would take fewer steps in EPOCHS has learned too little from few rows: it takes as many as these.
@@ -82,8 +86,9 @@ class DataArguments:
     text_columns: list[str] | None = field(
         default=None, metadata={"help": "Column with the text, or two for pairs. Found by itself if unambiguous."}
     )
-    label_column: str | None = field(
-        default=None, metadata={"help": "Column with the label. Found by itself if unambiguous."}
+    label_column: list[str] | None = field(
+        default=None,
+        metadata={"help": "Column with the label, or several of 0 and 1, one for each label. Default: found."},
     )
     task: Literal["single", "multi", "number"] | None = field(
         default=None, metadata={"help": "What a label is. 'single': one class a row. Default: by the label column."}
@@ -178,8 +183,11 @@ class ModelArguments:
     restore: Literal["linear", "magnitude"] = field(
         default="linear", metadata={"help": "How waves become real again: a linear map of both parts, or |Z|."}
     )
-    classifier_pooling: Literal["mean", "cls", "max"] = field(
-        default="mean", metadata={"help": "How the classifier reads the tokens."}
+    classifier_pooling: Literal["mean", "cls", "max", "segments"] | None = field(
+        default=None,
+        metadata={
+            "help": "How the classifier reads the tokens. Default: mean; of pairs segments, which compares both."
+        },
     )
     position_embedding_type: Literal["sinusoidal", "absolute", "none"] = field(
         default=WaveConfig.position_embedding_type, metadata={"help": "Kind of positions of a new model."}
@@ -307,8 +315,9 @@ class RunArguments(TrainingArguments):
     metric_for_best_model: str | None = field(
         default=None,
         metadata={
-            "help": "What is best in validation: accuracy, macro_f1 or loss. Default: accuracy, or macro_f1 if one "
-            f"class has {SKEWED} times the rows of another."
+            "help": "What is best in validation: loss; accuracy (default) or macro_f1 (default if one class has "
+            f"{SKEWED} times the rows of another); of several labels micro_f1 (default), macro_f1 or subset_accuracy; "
+            "of numbers mse (default), mae, pearson or spearman."
         },
     )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
@@ -325,7 +334,6 @@ class RunArguments(TrainingArguments):
         if self.metric_for_best_model is not None:
             self.metric_for_best_model = self.metric_for_best_model.removeprefix("eval_")
         self.changed = find_changed(self, leave_out=("hub_token", "resume_from_checkpoint"))
-        self.set_defaults({"metric_for_best_model": "accuracy"})  # until the rows are known
         self.check_numbers()
         self.check_choices()
         self.resolve_saving()
@@ -351,6 +359,14 @@ class RunArguments(TrainingArguments):
         batch = self.train_batch_size * self.world_size * self.gradient_accumulation_steps
         enough = math.ceil(FEW_STEPS / math.ceil(rows / batch)) if is_new else 0
         self.set_defaults({"num_train_epochs": float(max(EPOCHS, min(enough, MANY_EPOCHS)))})
+
+    def resolve_task(self, task: str) -> None:
+        """Completes by which metric a model is the best one. A ValueError if it is one of another task."""
+        metric, allowed = self.changed.get("metric_for_best_model", BEST[task]), [*METRICS[task], "loss"]
+        if metric not in allowed:
+            raise ValueError(f"`metric_for_best_model` must be one of {allowed} for the task {task!r}, got {metric!r}.")
+        self.metric_for_best_model = metric
+        self.greater_is_better = self.changed.get("greater_is_better", metric not in SMALLER_IS_BETTER)
 
     def resolve_skew(self, is_skewed: bool) -> None:
         """Completes class weights and metric: of skewed classes a rare one counts as much as a frequent one."""
@@ -390,7 +406,7 @@ class RunArguments(TrainingArguments):
     def check_choices(self) -> None:
         orders = {each.name: each.metadata for each in fields(TrainingArguments)}["train_sampling_strategy"]
         for name, allowed in {
-            "metric_for_best_model": METRICS,
+            "metric_for_best_model": ("loss", *sorted(set(chain.from_iterable(METRICS.values())))),
             "class_weights": ("none", "balanced"),
             "train_sampling_strategy": orders.get("choices", ["random", "sequential", "group_by_length"]),
         }.items():

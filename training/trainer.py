@@ -42,35 +42,47 @@ class SeededSampler(LengthGroupedSampler):
 
 class ClassificationLoss:
     """
-    The cross-entropy, as the mean over the rows of a step: also those of accumulated batches and other processes, so
-    that four batches of four rows make the step that one of sixteen makes.
+    The loss of a task, cross-entropy, binary cross-entropy or squared error, as the mean over the labels of a step:
+    also those of accumulated batches and other processes, so that four batches of four rows make the step that one of
+    sixteen makes.
 
     Args:
-        label_smoothing: The share of a label that all classes get alike.
+        label_smoothing: The share of a label that all classes get alike. This and the weights are for "single".
         class_weights: Of shape (K,). None: all are 1.
+        task: "single", "multi" or "number".
     """
 
-    def __init__(self, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None):
+    def __init__(self, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None, task: str = "single"):
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
+        self.task = task
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        """`outputs.logits` (N, K), labels (N,), and the rows of the whole step (None: N). Called by Trainer."""
-        weights = None if self.class_weights is None else self.class_weights.to(labels.device)
-        total = nn.functional.cross_entropy(
-            outputs.logits.float(), labels, weights, reduction="sum", label_smoothing=self.label_smoothing
-        )
-        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        """`outputs.logits` (N, K), labels (N,) or (N, K), and how many a step has (None: these). For Trainer."""
+        logits = outputs.logits.float()
+        if self.task == "single":
+            weights = None if self.class_weights is None else self.class_weights.to(labels.device)
+            total = nn.functional.cross_entropy(
+                logits, labels, weights, reduction="sum", label_smoothing=self.label_smoothing
+            )
+        elif self.task == "multi":
+            total = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        else:
+            total = nn.functional.mse_loss(logits.view_as(labels), labels, reduction="sum")
+        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
-def make_loss(arguments: RunArguments, labels: Sequence[int], num_labels: int) -> ClassificationLoss | None:
+def make_loss(
+    arguments: RunArguments, labels: Sequence[Any], num_labels: int, task: str = "single"
+) -> ClassificationLoss | None:
     """The loss that the settings ask for. None is the model's own, the mean of one batch."""
     is_balanced = arguments.class_weights == "balanced"
     # Trainer takes the mean of the means of several batches, in which a row of a short batch counts more.
     is_one_batch = arguments.gradient_accumulation_steps == 1 and arguments.world_size == 1
     if is_one_batch and not (is_balanced or arguments.label_smoothing_factor or arguments.mixup_alpha):
         return None
-    return ClassificationLoss(arguments.label_smoothing_factor, balance(labels, num_labels) if is_balanced else None)
+    weights = balance(labels, num_labels) if is_balanced else None
+    return ClassificationLoss(arguments.label_smoothing_factor, weights, task)
 
 
 def balance(labels: Sequence[int], num_labels: int) -> torch.Tensor:
@@ -79,15 +91,15 @@ def balance(labels: Sequence[int], num_labels: int) -> torch.Tensor:
     return torch.tensor(counts.sum() / (np.count_nonzero(counts) * counts.clip(min=1)), dtype=torch.float32)
 
 
-def find_classifier(model: nn.Module) -> nn.Linear:
-    """The last linear map of a classifier of texts. ValueError if there is none to be found."""
+def find_classifier(model: nn.Module, name_of_user: str = "`mixup_alpha`") -> nn.Linear:
+    """The last linear map of a classifier of texts. ValueError, which says for what, if there is none to be found."""
     for name in CLASSIFIERS:
         classifier = getattr(model, name, None)
         if isinstance(classifier, nn.Linear):
             return classifier
     raise ValueError(
-        f"`mixup_alpha` is for a model whose logits come from an nn.Linear called {' or '.join(CLASSIFIERS)}; "
-        f"{type(model).__name__} has none. Leave it out."
+        f"{name_of_user} is for a model whose logits come from an nn.Linear called {' or '.join(CLASSIFIERS)}; "
+        f"{type(model).__name__} has none."
     )
 
 
