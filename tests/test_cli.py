@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import INTERRUPTED, WORDS, refuse, small_words
+from small_runs import INTERRUPTED, WORDS, read_metrics, refuse, small_words
 
 from wave_network import cli
 from wave_network.training import finetune
+from wave_network.training.results import describe_results
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -154,11 +155,10 @@ def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert err.strip() == "wave-network finetune: interrupted. It goes on with --resume_from_checkpoint last."
 
 
-def test_a_finished_run_says_what_it_reached_and_what_to_type_next(run: Path, capsys: pytest.CaptureFixture[str]):
-    cli.print_results(run)
-    out = capsys.readouterr().out
-    assert re.search(r"^test: accuracy \d+\.\d\d% \(95 % interval .*, 43 rows\), macro F1 ", out, re.MULTILINE)
-    assert f"wave-network predict {run} --file texts.csv" in out
+def test_a_finished_run_says_what_it_reached_and_what_to_type_next(run: Path):
+    out = describe_results(read_metrics(run), run)
+    assert re.search(r"^test, 43 rows +accuracy +macro F1\nthis model +\d+\.\d\d% .* 95 % interval ", out, re.MULTILINE)
+    assert out.splitlines()[-1] == f"To use it: wave-network predict {run} --file texts.csv"
 
 
 def test_the_recorded_command_repeats_the_run(run: Path):
