@@ -169,6 +169,7 @@ def test_skewed_classes_change_defaults_alone(
     given: dict[str, Any], is_skewed: bool, weights: str, metric: str, tmp_path: Path
 ):
     arguments = RunArguments(str(tmp_path), use_cpu=True, **given)
+    arguments.resolve_task("single")
     arguments.resolve_skew(is_skewed)
     assert (arguments.class_weights, arguments.metric_for_best_model) == (weights, metric)
     assert arguments.greater_is_better == (metric != "loss")
