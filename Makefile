@@ -8,7 +8,7 @@ DEV := $(VENV)/.ready-dev
 RUN ?= runs/bbc_news
 # One thread for each of the processes that share the tests.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
-PACKAGE := __init__.py __main__.py cli.py files.py py.typed analysis configuration data hub_card inference modeling_wave tokenization training
+PACKAGE := __init__.py __main__.py api.py cli.py files.py py.typed analysis configuration data hub_card inference modeling_wave tokenization training
 
 .PHONY: help demo test nightly test-oldest bench check hub clean
 

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api import finetune as finetune
     from .configuration import WaveConfig as WaveConfig
+    from .inference.classifier import Classifier as Classifier
+    from .inference.classifier import load as load
     from .modeling_wave import WaveForMaskedLM as WaveForMaskedLM
     from .modeling_wave import WaveForMultipleChoice as WaveForMultipleChoice
     from .modeling_wave import WaveForQuestionAnswering as WaveForQuestionAnswering
@@ -29,6 +32,7 @@ ENGLISH = Path(__file__).resolve().parent / "english"
 
 # Public names, by the module that has them: each is imported when it is first asked for.
 _MODULES = {
+    "Classifier": "inference.classifier",
     "DistilArguments": "training.distil",
     "WaveConfig": "configuration",
     "WaveForMaskedLM": "modeling_wave",
@@ -39,6 +43,8 @@ _MODULES = {
     "WaveModel": "modeling_wave",
     "WavePreTrainedModel": "modeling_wave",
     "distil": "training.distil",
+    "finetune": "api",
+    "load": "inference.classifier",
     "load_wave_tokenizer": "tokenization",
     "train_wave_tokenizer": "tokenization",
 }

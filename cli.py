@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 # Each has a function `run_VERB`, and a section in help.txt, which `--help` shows.
-VERBS = ("finetune", "predict", "export", "distil", "push", "analyze", "complete")
+VERBS = ("finetune", "predict", "evaluate", "export", "distil", "push", "analyze", "complete")
 HELP = ("-h", "--help")
 # What stands in place of "--" where an editor or a web page has changed it.
 DASHES = r"[-\u2010-\u2015\u2212]+"
+SETTING = re.compile(r"-+[A-Za-z]")
 # The settings of the verb that runs: an error calls them as the command line does.
 SETTINGS: set[str] = set()
 COMPLETION = """[ -n "$ZSH_VERSION" ] && autoload -Uz compinit bashcompinit && compinit && bashcompinit
@@ -101,10 +102,12 @@ def read_help(verb: str | None) -> str:
     return texts[verb] if verb else first
 
 
-def parse(verb: str, types: list[Any], words: list[str], first: Sequence[str] = ()) -> tuple[Any, ...]:
+def parse(
+    verb: str, types: list[Any], words: list[str], first: Sequence[str] = (), with_texts: bool = False
+) -> tuple[Any, ...]:
     """
     The dataclasses of a verb, from `--config FILE.yaml` and the words, which override the file. `first` are the
-    settings that the first words are for, if they have no name: `predict MODEL`.
+    settings that the first words are for, if they have no name: `predict MODEL`; `with_texts` others are for `texts`.
     """
     from transformers import HfArgumentParser
 
@@ -136,12 +139,12 @@ def parse(verb: str, types: list[Any], words: list[str], first: Sequence[str] = 
     for option, value in pairwise(words):
         if option.startswith("--") and not value:
             raise ValueError(f"{option} must not be empty.")
-    *settings, _, left = parser.parse_args_into_dataclasses(
-        words, return_remaining_strings=True, look_for_args_file=False
-    )
-    if left:
-        close = difflib.get_close_matches(left[0], parser._option_string_actions, n=3)
-        raise ValueError(f"unknown setting {left[0]}" + (f"; did you mean {' or '.join(close)}?" if close else "."))
+    others = parser.parse_known_args(words)[1]
+    if unknown := [word for word in others if SETTING.match(word) or not with_texts]:
+        close = difflib.get_close_matches(unknown[0], parser._option_string_actions, n=3)
+        raise ValueError(f"unknown setting {unknown[0]}" + (f"; did you mean {' or '.join(close)}?" if close else "."))
+    words = [*words, "--texts", *others] if others else words
+    *settings, _, _ = parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
     return tuple(settings)
 
 
@@ -189,21 +192,16 @@ def as_word(value: Any) -> str:
 
 
 def run_finetune(words: list[str]) -> None:
-    from .files import read_json
-    from .hub_card import draw_pictures, push_run, write_card
-    from .training.finetune import finetune
-    from .training.results import describe_results
+    from .api import train
+    from .hub_card import push_run
     from .training.settings import DataArguments, ModelArguments, RunArguments
 
     data_arguments, model_arguments, arguments = parse(
         "finetune", [DataArguments, ModelArguments, RunArguments], words, first=["dataset"]
     )
-    folder = finetune(data_arguments, model_arguments, arguments)
+    folder = train(data_arguments, model_arguments, arguments)
     if arguments.process_index != 0:
         return
-    draw_pictures(folder)
-    write_card(folder, repo_id=arguments.hub_model_id)
-    print(describe_results(read_json(folder / "metrics.json"), folder), flush=True)
     if arguments.push_to_hub:
         repo_id = arguments.hub_model_id or folder.resolve().name
         print(f"Pushing. If it fails: {shlex.join(['wave-network', 'push', str(folder), repo_id])}", flush=True)
@@ -214,9 +212,21 @@ def run_finetune(words: list[str]) -> None:
 def run_predict(words: list[str]) -> None:
     from .inference.predict import PredictArguments, predict
 
-    output = predict(*parse("predict", [PredictArguments], words, first=["model"]))
+    (arguments,) = parse("predict", [PredictArguments], words, first=["model"], with_texts=True)
+    output = predict(arguments)
     if output is not None:
         print(f"Written: {output}")
+    if output is not None and arguments.explain:
+        print(f"The words that decided: {output.with_suffix('.html')}")
+
+
+def run_evaluate(words: list[str]) -> None:
+    from .inference.evaluate import EvaluateArguments, describe, evaluate
+
+    (arguments,) = parse("evaluate", [EvaluateArguments], words, first=["model", "file"])
+    print(describe(evaluate(arguments)))
+    if arguments.output is not None:
+        print(f"Written: {arguments.output}")
 
 
 def run_export(words: list[str]) -> None:

@@ -70,18 +70,18 @@ def read_label(value: Any) -> str | None:
     return None if is_missing(value) else str(int(value) if is_whole else value).strip() or None
 
 
-def resolve_task(labels: Labels, task: str | None, separator: str | None, declared: bool) -> str:
+def resolve_task(labels: Labels, task: str | None, separator: str | None, declared: bool, by: str = "train") -> str:
     """The task, by the labels of the training rows. All labels become strings, lists of strings, or floats."""
     if task not in (None, *TASKS):
         raise ValueError(f"`task` must be one of {list(TASKS)}, got {task!r}.")
     if separator is not None and (task in ("single", "number") or not separator.strip()):
         raise ValueError(f"`label_separator` ({separator!r}) is for several labels in a cell, got `task` {task!r}.")
-    present = [label for label in labels["train"] if label not in (None, "")]
+    present = [label for label in labels[by] if label not in (None, "")]
     if separator is not None:
         change(labels, lambda label, where: label if is_list(label) else (read_label(label) or "").split(separator))
     elif task != "single" and present and all(type(label) is str and label[0] + label[-1] == "[]" for label in present):
         change(labels, parse_list)
-    lists = list(filter(is_list, labels["train"]))
+    lists = list(filter(is_list, labels[by]))
     if lists and task != "multi" and separator is None and {len(label) for label in lists} == {1}:
         change(labels, lambda label, where: label[0] if is_list(label) and len(label) == 1 else label)
         lists = []
@@ -96,7 +96,7 @@ def resolve_task(labels: Labels, task: str | None, separator: str | None, declar
         change(labels, lambda label, where: label and [*dict.fromkeys(filter(None, map(read_label, label)))])
         return "multi"
     change(labels, lambda label, where: read_label(label))
-    distinct = set(filter(None, labels["train"]))
+    distinct = set(filter(None, labels[by]))
     fractions = all(map(NUMBER.fullmatch, distinct)) and any(float(label) % 1 for label in distinct) and not declared
     if task == "number" or (task is None and fractions and len(distinct) > 20):
         change(labels, read_number)
@@ -180,6 +180,28 @@ def index_labels(labels: Labels, declared: list[str] | None, task: str) -> list[
     indices = {name: index for index, name in enumerate(names)}
     change(labels, lambda label, where: indices[label])
     return names
+
+
+def find_indices(labels: Sequence[Any], label_names: Sequence[str], task: str) -> list[Any]:
+    """
+    Labels of one split as indices into given names, or for "multi" as 0.0 or 1.0 for each of them. Numbers stand for
+    the names that transformers gives to labels without one. Raises a ValueError for other names.
+    """
+    indices = {name: index for index, name in enumerate(label_names)}
+    if label_names == [f"LABEL_{index}" for index in range(len(label_names))]:
+        indices |= {str(index): index for index in range(len(label_names))}
+
+    def find(name: str) -> int | str:
+        whole = str(int(Decimal(name))) if INTEGER.fullmatch(name) else name
+        return indices.get(name, indices.get(whole, name))
+
+    found: list[Any] = [list(map(find, label)) if is_list(label) else find(label) for label in labels]
+    flat = chain.from_iterable(found) if task == "multi" else found
+    if unknown := sorted({name for name in flat if isinstance(name, str)}):
+        raise ValueError(f"The labels must be among those of the model, {list(label_names)}, got {unknown[:5]}.")
+    if task == "multi":
+        return [[float(index in label) for index in range(len(label_names))] for label in found]
+    return found
 
 
 def warn_of_names(names: Sequence[str]) -> None:

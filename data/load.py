@@ -16,15 +16,18 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from .columns import NUMBER, check_columns, find_label_column, find_text_columns, is_label_name, is_missing
 from .cuts import CUTS, cut_validation
-from .labels import Labels, index_labels, read_label, read_labels, resolve_task
+from .labels import Labels, find_indices, index_labels, read_label, read_labels, resolve_task
 from .read import Batch, Format, find_kind, read_batches
 from .sources import choose_splits, find_sources
 
-__all__ = ["TextData", "load_text_data", "read_texts"]
+__all__ = ["TextData", "load_text_data", "read_labelled", "read_texts"]
 
 logger = logging.getLogger(__name__)
 
 Rows = dict[str, list[Any]]
+
+# What the rows of a labelled file are called in messages.
+GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,42 @@ def read_texts(
         return rows
 
     return map(read_rows, chain([first], batches))
+
+
+def read_labelled(
+    path: str | Path,
+    label_names: Sequence[str],
+    task: str,
+    *,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | Sequence[str] | None = None,
+    label_separator: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    no_header: bool = False,
+) -> tuple[list[dict[str, str]], list[Any]]:
+    """
+    Reads a file whose labels are among given ones, as to measure a trained model.
+
+    Returns:
+        The rows, as `read_texts` has them, and their labels as `TextData` has them for the task.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file, a column or a label is not as described: a row has no label, or one that is not among
+            `label_names`; the message says which.
+    """
+    label_columns = [label_column] if isinstance(label_column, str) else list(label_column or ())
+    form = Format(delimiter, encoding, no_header, [*(text_columns or ()), *label_columns])
+    batches = list(read_batches(path, form))
+    text_columns, label_columns = find_columns(sample_columns(batches), text_columns, label_columns)
+    texts = read_split_texts(GIVEN, batches, text_columns)
+    labels = {GIVEN: read_labels(batches, label_columns)}
+    resolve_task(labels, task, label_separator, True, GIVEN)
+    if None in labels[GIVEN]:
+        raise ValueError(f"Every row must have a label; row {labels[GIVEN].index(None) + 1} of {str(path)!r} has none.")
+    found = labels[GIVEN] if task == "number" else find_indices(labels[GIVEN], label_names, task)
+    return [dict(zip(texts, row, strict=True)) for row in zip(*texts.values(), strict=True)], found
 
 
 def sample_columns(batches: Sequence[Batch], size: int = 1000) -> dict[str, list[Any]]:

@@ -155,8 +155,13 @@ def read_object(value: Any, where: str) -> Iterable[Batch]:
     if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
         rows = list(map(flatten, map(dict, value)))
         value = {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain.from_iterable(rows))}
-    elif isinstance(value, list | tuple) and [isinstance(part, list | tuple) for part in value] == [True, True]:
-        value = dict(zip(("text", "label"), value, strict=True))
+    elif isinstance(value, list | tuple) and len(value) == 2 and not isinstance(value[0], str | Mapping):
+        texts, labels = (part.tolist() if hasattr(part, "tolist") else list(part) for part in value)
+        is_pair = bool(texts) and all(isinstance(text, list | tuple) and len(text) == 2 for text in texts)
+        columns = (
+            dict(zip(("text", "text_pair"), zip(*texts, strict=True), strict=True)) if is_pair else {"text": texts}
+        )
+        value = {**columns, "label": labels}
     is_table = isinstance(value, Mapping) and all(isinstance(column, Sequence) for column in value.values())
     if not is_table or len(set(map(len, value.values()))) != 1:
         kinds = "a DataFrame, a Dataset, a dict of columns of one length, a list of dicts, or (texts, labels)"

@@ -6,7 +6,7 @@ import io
 import logging
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -20,8 +20,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoConfig, AutoTokenizer
 
 from ..files import open_folder, refuse_existing, write_json, write_text
-from .classify import GRAPHS, ExportedClassifier
-from .predict import Classifier, load_classifier, read_trained
+from .classifier import Classifier, load_classifier
+from .classify import GRAPHS, ExportedClassifier, to_scores
+from .predict import read_trained
 
 FORMATS = {"onnx": GRAPHS[0], "onnx-int8": GRAPHS[1]}
 TOLERANCE = 1e-5  # the largest difference of a logit, of the largest logit or of 1, whichever is more
@@ -103,7 +104,7 @@ def export_model(arguments: ExportArguments) -> Path:
             quantize(graph, folder / FORMATS["onnx-int8"])
             graph.unlink()
             exported = ExportedClassifier(folder)
-        agreement = check_labels(exported.logits(to_texts(rows)), expected, exported.problem)
+        agreement = check_labels(exported.logits(to_texts(rows)), expected, exported.problem, exported.thresholds)
         write_card(folder, arguments, exported, difference=difference, agreement=agreement, texts=len(rows))
     return target
 
@@ -260,9 +261,11 @@ def check_logits(found: np.ndarray, expected: np.ndarray, where: str) -> float:
     return difference
 
 
-def check_labels(found: np.ndarray, expected: np.ndarray, problem: str) -> float:
+def check_labels(
+    found: np.ndarray, expected: np.ndarray, problem: str, thresholds: Sequence[float] | None = None
+) -> float:
     """The share of texts that keep their label. Raises a ValueError if it is less than `AGREEMENT`."""
-    agreement = measure_agreement(found, expected, problem)
+    agreement = measure_agreement(found, expected, problem, thresholds)
     if agreement < AGREEMENT:
         raise ValueError(
             f"Only {agreement:.1%} of {len(found):,} texts keep their label in the export, and {AGREEMENT:.0%} must. "
@@ -271,13 +274,17 @@ def check_labels(found: np.ndarray, expected: np.ndarray, problem: str) -> float
     return agreement
 
 
-def measure_agreement(found: np.ndarray, expected: np.ndarray, problem: str) -> float:
+def measure_agreement(
+    found: np.ndarray, expected: np.ndarray, problem: str, thresholds: Sequence[float] | None = None
+) -> float:
     """With several labels all must be the same; a value must keep to a hundredth of the range of all values."""
     if problem == "regression":
         allowed = 0.01 * np.maximum(np.ptp(expected, axis=0), 1e-3 * np.abs(expected).max())
         return float((np.abs(found - expected) <= allowed).all(axis=-1).mean())
     if problem == "multi_label_classification":
-        return float(((found > 0) == (expected > 0)).all(axis=-1).mean())
+        least = 0.5 if thresholds is None else np.asarray(thresholds)
+        above, expected_above = (to_scores(each, problem) > least for each in (found, expected))
+        return float((above == expected_above).all(axis=-1).mean())
     return float((found.argmax(axis=-1) == expected.argmax(axis=-1)).mean())
 
 

@@ -1,26 +1,34 @@
-"""`wave-network predict`: a file of texts in, a file of labels and probabilities out, at any size."""
+"""`wave-network predict`: texts in, labels and probabilities out, from the command line or files of any size."""
 
-import contextlib
-import csv
-import logging
+import io
+import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import numpy as np
-import torch
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig
 
+from ..data.columns import is_missing
 from ..data.load import read_texts
-from ..data.tokens import Losses
-from ..files import open_whole, refuse_existing
-from .classify import CHUNK, CPU_TOKENS, make_header, make_row, resolve_problem, split_batches, to_cell
+from ..data.read import ENDINGS, is_url
+from ..files import refuse_existing
+from .classifier import Classifier, load, logger, resolve_device
+from .classify import CHUNK, clean, make_header, resolve_abstain
+from .explain import SHOWN, Word, explain_row, list_words, write_page
+from .output import FORMATS, Rows, Write, open_rows
 
-logger = logging.getLogger(__name__)
+STDIN = "-"
+PAGE = ".html"
+# Settings that say how a file is read.
+OF_FILES = ("text_columns", "delimiter", "no_header", "keep")
 
 
 @dataclass
@@ -30,11 +38,30 @@ class PredictArguments:
     _argument_group_name = "settings"
 
     model: str = field(metadata={"help": "Run folder, or name of a model on the Hub."})
-    file: str = field(
-        metadata={"help": "Texts: CSV, Excel, JSON, JSON lines, Parquet, or plain text (one a line); compressed too."}
+    file: str | None = field(
+        default=None,
+        metadata={"help": "File of texts: CSV, Excel, JSON, JSON lines, Parquet or plain text; - is standard input."},
     )
     output: str | None = field(
-        default=None, metadata={"help": "CSV to write, or - for standard output. Default: beside the input file."}
+        default=None,
+        metadata={
+            "help": "File to write: .csv, .tsv, .json, .jsonl or .parquet, or .html with --explain; - is CSV to "
+            "standard output. Default: for a file, CSV beside it."
+        },
+    )
+    texts: list[str] = field(
+        default_factory=list, metadata={"help": "Texts to classify, or one file of them. They may follow the model."}
+    )
+    top_k: int | None = field(
+        default=None, metadata={"help": "So many labels with the highest probabilities, in place of all."}
+    )
+    abstain: float | None = field(
+        default=None,
+        metadata={"help": "Leave a label empty where its precision would be less than this, such as 0.95."},
+    )
+    explain: bool = field(
+        default=False,
+        metadata={"help": "Add the words that decided. An HTML page beside the output shows them."},
     )
     text_columns: list[str] | None = field(
         default=None, metadata={"help": "Column with the text, or two for pairs. Default: as it was trained."}
@@ -52,12 +79,47 @@ class PredictArguments:
         default=False, metadata={"help": "Run the code in the model folder. Not needed for a Wave Network."}
     )
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}.")
+        if (self.file is None) == (not self.texts):
+            got = f"`file` {self.file!r} and the texts {self.texts}"
+            raise ValueError(f"Texts, one file, or - for standard input must be given, got {got:.200}.")
+        if self.file is None and (file := find_file(self.texts)):
+            self.file, self.texts = file, []
+        for name in OF_FILES if self.file in (None, STDIN) else ():
+            if getattr(self, name):
+                raise ValueError(f"`{name}` ({getattr(self, name)!r}) is for a file of texts.")
+        if self.encoding is not None and self.file is None:
+            raise ValueError(f"`encoding` ({self.encoding!r}) is for a file of texts, or standard input.")
+
+
+def find_file(words: Sequence[str]) -> str | None:
+    """The file that a word is the path of. Raises a ValueError if it is not alone."""
+    files = [word for word in words if word == STDIN or is_file(word)]
+    if files and len(words) > 1:
+        advice = "Give it alone. A text that is called so is read from standard input: -"
+        raise ValueError(f"{files[0]!r} stands for a file, among {len(words)} texts. {advice}")
+    return files[0] if files else None
+
+
+def is_file(word: str) -> bool:
+    """Whether a word is the path of a file, or would be one if the file were there."""
+    path = os.path.expanduser(word)
+    is_named = word.startswith(("./", "../", "~/", "/")) and " " not in word
+    return (
+        os.path.isfile(path) or (os.sep in word and os.path.isdir(path)) or is_named or word.lower().endswith(ENDINGS)
+    )
+
 
 def predict(arguments: PredictArguments) -> Path | None:
     """
-    Classifies each text of a file and writes one row for each, in order: row number, label, its probability, the
-    probability of every label, and the columns of `keep`. A regression model writes its value, a multi-label model all
-    labels above one half.
+    Classifies texts, and writes one row for each, in order: row number, the columns of `keep`, text, label, its
+    probability, and the probability of every label, or with `top_k` the best labels. A regression model writes its
+    value, a multi-label model all labels above one half. With `explain` there are the words that decided, strongest
+    first, and a page of the first rows, beside the output, shows them.
+
+    Texts that are not from a file, without `output`, are answered on standard output, in lines for people.
 
     Only safetensors weights are read, and no code from the model folder unless `trust_remote_code` is set. Texts that
     are longer than the model allows are cut off, and counted in a warning, as are unknown tokens.
@@ -69,28 +131,116 @@ def predict(arguments: PredictArguments) -> Path | None:
         FileExistsError: The output exists and `overwrite` is not set.
         ValueError, OSError: The model, the file, a column or the device is not as it must be; the message names it.
     """
-    if arguments.batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {arguments.batch_size}.")
-    output = None if arguments.output == "-" else resolve_output(arguments)
-    device = resolve_device(arguments.device)
-    # The file before the weights, which may have to come from the Hub.
+    output = resolve_output(arguments)
+    page = output.with_suffix(PAGE) if output is not None and arguments.explain else None
+    is_given = arguments.file in (None, STDIN)
+    resolve_device(arguments.device)
+    # The texts before the weights, which may have to come from the Hub.
     config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    names = ("delimiter", "encoding", "no_header", "keep")
-    settings = {name: getattr(arguments, name) for name in names}
-    batches = read_trained(arguments.file, arguments.text_columns, config, batch_size=CHUNK, **settings)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    model = load_classifier(arguments.model, arguments.trust_remote_code)
-    classifier = Classifier(model.to(device), tokenizer, arguments.batch_size)
-    labels, problem = classifier.labels, classifier.problem
-    with contextlib.nullcontext(sys.stdout) if output is None else open_whole(output) as file:
-        writer = csv.writer(file)
-        writer.writerow([*make_header(labels, problem), *arguments.keep])
-        classified = chain.from_iterable(zip(batch, classifier.logits(batch), strict=True) for batch in batches)
-        for number, (row, logits) in enumerate(tqdm(classified, desc="Classifying", unit=" texts")):
-            writer.writerow([*map(to_cell, make_row(number, logits, labels, problem)), *row.get("kept", {}).values()])
+    least = resolve_abstain(config.to_dict(), arguments.abstain)
+    batches = read_given(arguments, config) if is_given else read_file(arguments, config)
+    names = ("device", "batch_size", "trust_remote_code")
+    classifier = load(arguments.model, **{name: getattr(arguments, name) for name in names})
+    answers = Answers(classifier, arguments, least)
+    if page is not None and output == page:  # which shows no more
+        batches = iter([next(batches)[:SHOWN]])
+    with (
+        choose_writer(arguments, output, answers.header) as write,
+        tqdm(desc="Classifying", unit=" texts", disable=is_given) as bar,
+    ):
+        for batch in batches:
+            write(answers.make(batch))
+            bar.update(len(batch))
+    if page is not None:
+        write_page(page, Path(arguments.model).name, answers.shown)
     for line in classifier.losses.describe():
         logger.warning(line)
     return output
+
+
+class Answers:
+    """Makes the rows of the output, and keeps the first ones for the page."""
+
+    def __init__(self, classifier: Classifier, arguments: PredictArguments, least: float):
+        self.classifier, self.least = classifier, least
+        self.top_k, self.explain = arguments.top_k, arguments.explain
+        most = 0 if classifier.problem == "regression" else len(classifier.labels)
+        if self.top_k is not None and not 1 <= self.top_k <= most:
+            raise ValueError(f"`top_k` must be 1 to the number of labels, {most}, got {self.top_k}.")
+        self.header = make_header(classifier.labels, classifier.problem, self.top_k)[1:]
+        self.kept = name_kept(arguments.keep, {"row", "text", "text_pair", "words", *self.header})
+        self.number = 0
+        self.shown: list[tuple[str, Mapping[str, str], list[Word]]] = []
+
+    def make(self, batch: Rows) -> Rows:
+        rows = []
+        for row, logits in zip(batch, self.classifier.logits(batch), strict=True):
+            kept = [None if is_missing(value) else value for value in row.pop("kept", {}).values()]
+            answer = self.classifier.answer(logits, self.number, self.top_k, self.least)
+            named = {"row": answer[0], **dict(zip(self.kept, kept, strict=True)), **row}
+            named |= zip(self.header, answer[1:], strict=True)
+            if self.explain:
+                words = explain_row(self.classifier, row)
+                strongest = sorted(list_words(row, words), key=lambda word: -abs(word[1]))
+                named["words"] = [{"word": word, "weight": weight} for word, weight in strongest]
+                self.shown += [(describe(named, self.header), row, words)] * (len(self.shown) < SHOWN)
+            rows.append(named)
+            self.number += 1
+        return rows
+
+
+def name_kept(names: Sequence[str], taken: set[str]) -> list[str]:
+    """The names of kept columns in the output: others than those of the answers."""
+    kept: list[str] = []
+    for name in names:
+        while name in taken:
+            name = f"kept_{name}"
+        taken.add(name)
+        kept.append(name)
+    return kept
+
+
+# In
+
+
+def read_given(arguments: PredictArguments, config: Any) -> Iterator[Rows]:
+    """
+    The texts of the command line, or of the lines of standard input. In a model of pairs two texts are one row; on
+    standard input a tab stands between them.
+    """
+    columns = ["text", "text_pair"] if len(getattr(config, "text_columns", None) or ()) == 2 else ["text"]
+    width, size = len(columns), CHUNK
+    if arguments.file is None:
+        texts = list(map(clean, arguments.texts))
+        parts = iter([texts[start : start + width] for start in range(0, len(texts), width)])
+    else:
+        size = 1 if sys.stdin.isatty() else CHUNK  # who types is answered line by line
+        parts = (line.split("\t") if width == 2 else [line] for line in read_stdin(arguments.encoding))
+    is_empty = True
+    while batch := list(islice(parts, size)):
+        is_empty = False
+        if wrong := [part for part in batch if len(part) != width]:
+            how = "two texts" if arguments.file is None else "two texts with a tab between them, in each line"
+            raise ValueError(f"The model reads pairs: {how}, got {wrong[0]}.")
+        yield [dict(zip(columns, part, strict=True)) for part in batch]
+    if is_empty:
+        raise ValueError("Standard input must hold at least one text, got none.")
+
+
+def read_stdin(encoding: str | None) -> Iterator[str]:
+    try:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding=encoding or "utf-8-sig", newline="\n")
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
+    except (UnicodeDecodeError, LookupError) as error:
+        raise ValueError(f"Standard input must be in `encoding` ({encoding or 'utf-8'}): {error}") from error
+
+
+def read_file(arguments: PredictArguments, config: Any) -> Iterator[Rows]:
+    names = ("delimiter", "encoding", "no_header", "keep")
+    settings = {name: getattr(arguments, name) for name in names}
+    return read_trained(str(arguments.file), arguments.text_columns, config, batch_size=CHUNK, **settings)
 
 
 def read_trained(
@@ -106,81 +256,66 @@ def read_trained(
         raise ValueError(f"{error} The model was trained on {trained}.") from error
 
 
-def resolve_output(arguments: PredictArguments) -> Path:
+# Out
+
+
+def resolve_output(arguments: PredictArguments) -> Path | None:
     """The file to write. Raises a ValueError or an OSError if it cannot be written, or must not be."""
-    source = Path(arguments.file).expanduser()
+    if arguments.output == "-" or (arguments.output is None and arguments.file in (None, STDIN)):
+        return None
+    file = arguments.file or ""
+    source = Path(Path(urlsplit(file).path).name) if is_url(file) else Path(file).expanduser()
     output = Path(arguments.output or source.with_name(f"{source.name}.predictions.csv")).expanduser()
     if output.exists() and not output.is_file():
         raise ValueError(f"`output` must be a file, or - for standard output, got {str(output)!r}.")
+    endings = [*FORMATS, *[PAGE] * arguments.explain]
+    if output.suffix.lower() not in endings:
+        raise ValueError(f"`output` must end in one of {', '.join(endings)}, got {str(output)!r}.")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"`output` must be in a folder that exists, got {str(output)!r}.")
-    if output.exists() and source.exists() and output.samefile(source):
+    if output.exists() and source.is_file() and output.samefile(source):
         raise ValueError(f"`output` must be another file than `file` ({arguments.file!r}), got {str(output)!r}.")
-    refuse_existing(output, arguments.overwrite)
+    for path in {output, output.with_suffix(PAGE) if arguments.explain else output}:
+        refuse_existing(path, arguments.overwrite)
     return output
 
 
-def resolve_device(device: str | None) -> str:
-    """A GPU if there is one. Raises a ValueError if torch cannot compute on the device."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"`device` must be one that torch finds here, such as cpu, got {device!r}: {reason}"
-        ) from error
-    return device
+def choose_writer(
+    arguments: PredictArguments, output: Path | None, header: Sequence[str]
+) -> AbstractContextManager[Write]:
+    if output is None and arguments.output is None:
+        return nullcontext(partial(print_rows, header))
+    if output is not None and output.suffix.lower() == PAGE:
+        return nullcontext(lambda rows: None)
+    return open_rows(output)
 
 
-def load_classifier(name: str, trust_remote_code: bool = False, **settings: Any) -> Any:
-    """
-    A sequence classifier, from safetensors alone.
-
-    Raises:
-        ValueError, OSError: The model is missing, damaged, or no trained classifier; the message names what is wrong.
-    """
-    model, loaded = AutoModelForSequenceClassification.from_pretrained(
-        name,
-        use_safetensors=True,
-        trust_remote_code=trust_remote_code,
-        ignore_mismatched_sizes=True,  # refused below: transformers itself points to a table in its log
-        output_loading_info=True,
-        **settings,
-    )
-    if loaded["mismatched_keys"]:
-        weight, found, expected = min(loaded["mismatched_keys"])
-        raise ValueError(
-            f"`model` {name!r} must have the {weight!r} that its config.json asks for, of shape {tuple(expected)}, got "
-            f"one of shape {tuple(found)}."
-        )
-    if loaded["missing_keys"]:
-        raise ValueError(f"`model` {name!r} must be a trained classifier; it has no {min(loaded['missing_keys'])!r}.")
-    return model.eval()
+def print_rows(header: Sequence[str], rows: Rows) -> None:
+    """A line for each text, and one for its words."""
+    answers = [describe(row, header) for row in rows]
+    width = max(map(len, answers))
+    for answer, row in zip(answers, rows, strict=True):
+        texts = " | ".join(row[name] for name in ("text", "text_pair") if name in row)
+        line = f"{answer:<{width}}  {show(texts)}"
+        print(line[: shutil.get_terminal_size().columns] if sys.stdout.isatty() else line)
+        if row.get("words"):
+            print("   ", show(", ".join(f"{word['word']} {word['weight']:+.3g}" for word in row["words"][:8])))
+    sys.stdout.flush()
 
 
-class Classifier:
-    """A model with its tokenizer: rows of `text` (and `text_pair`) in, logits out."""
+def describe(row: Mapping[str, Any], header: Sequence[str]) -> str:
+    """The answer in words: labels with their probabilities, or a number."""
+    if "label" not in header:
+        return ", ".join(f"{row[name]:.4g}" for name in header)
+    places = [name.removeprefix("label_") for name in header if name.startswith("label_")]
+    best = [(row[f"label_{place}"], row[f"probability_{place}"]) for place in places]
+    if not isinstance(row["label"], list):
+        best = [(row["label"] or "no answer", row["probability"]), *best]
+    elif not places:
+        best = [(label, row[f"probability_{label}"]) for label in row["label"]]
+    return show(", ".join(f"{label} {probability:.1%}" for label, probability in best)) or "no label"
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64):
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.labels = [model.config.id2label[index] for index in range(len(model.config.id2label))]
-        self.problem = resolve_problem(model.config.problem_type, len(self.labels))
-        self.losses = Losses(tokenizer)
-        self.most_tokens = CPU_TOKENS if model.device.type == "cpu" else sys.maxsize
 
-    @torch.inference_mode()
-    def logits(self, rows: list[dict[str, str]]) -> np.ndarray:
-        """The logits of each row, float32, of shape (rows, labels). Texts of similar length share a batch."""
-        pairs = [row["text_pair"] for row in rows] if rows and "text_pair" in rows[0] else None
-        encoding = self.tokenizer([row["text"] for row in rows], pairs, truncation=True)
-        self.losses.count(encoding)
-        lengths = [len(ids) for ids in encoding["input_ids"]]
-        logits = np.empty((len(rows), len(self.labels)), np.float32)
-        for chosen in split_batches(lengths, self.batch_size, self.most_tokens):
-            features = {name: [values[index] for index in chosen] for name, values in encoding.items()}
-            # A batch of empty texts has one token of padding.
-            longest = max(1, *(lengths[index] for index in chosen))
-            batch = self.tokenizer.pad(features, padding="max_length", max_length=longest, return_tensors="pt")
-            logits[chosen] = self.model(**batch.to(self.model.device)).logits.float().cpu().numpy()
-        return logits
+def show(text: str) -> str:
+    """On one line, without what a terminal would obey."""
+    return " ".join("".join(part if part.isprintable() else " " for part in text).split())

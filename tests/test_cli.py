@@ -158,7 +158,7 @@ def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_a_finished_run_says_what_it_reached_and_what_to_type_next(run: Path):
     out = describe_results(read_metrics(run), run)
     assert re.search(r"^test, 43 rows +accuracy +macro F1\nthis model +\d+\.\d\d% .* 95 % interval ", out, re.MULTILINE)
-    assert out.splitlines()[-1] == f"To use it: wave-network predict {run} --file texts.csv"
+    assert out.splitlines()[-1] == f'To use it: wave-network predict {run} "a text" "another"'
 
 
 def test_the_recorded_command_repeats_the_run(run: Path):

@@ -1,6 +1,7 @@
 """`wave-network predict`: what it writes, and what it refuses to read or run."""
 
 import csv
+import io
 import json
 import runpy
 import shutil
@@ -149,7 +150,7 @@ def test_a_run_reads_its_files_and_predict_the_columns_that_it_was_trained_on(
     (tmp_path / "new.csv").write_text("text;summary\n" + "".join(f"noise;{row['summary']}\n" for row in rows))
     found = classify(run, tmp_path / "new.csv", delimiter=";", keep=["text"])
     check_rows(found, compute_logits(run, [row["summary"] for row in rows]), ["money", "space", "sport"])
-    assert {row["text"] for row in found} == {"noise"}
+    assert {row["kept_text"] for row in found} == {"noise"}
     assert "1 of 60 texts were cut at 32 tokens." in caplog.text
     write_csv(tmp_path / "other.csv", [{"text": "a text", "id": 1}])
     with pytest.raises(ValueError, match=r"got 'summary'. The model was trained on \['summary'\]"):
@@ -198,7 +199,7 @@ def test_a_model_of_one_label_writes_its_value(
 ):
     folder = save_model(tmp_path / "value", AutoTokenizer.from_pretrained(run), ["stars"], problem_type=problem_type)
     rows = classify(folder, file)
-    assert list(rows[0]) == ["row", "stars"]
+    assert list(rows[0]) == ["row", "text", "stars"]
     expected = compute_logits(folder, texts)[:, 0].tolist()
     assert [float(row["stars"]) for row in rows] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
@@ -223,7 +224,7 @@ def test_a_dash_writes_to_standard_output_and_nothing_else(
     model: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert predict(PredictArguments(str(model), str(file), output="-", device="cpu")) is None
-    lines = capsys.readouterr().out.splitlines()
+    lines = io.StringIO(capsys.readouterr().out, newline="")
     assert list(csv.DictReader(lines)) == classify(model, file, output=str(tmp_path / "out.csv"))
 
 

@@ -24,6 +24,8 @@ def tune_thresholds(logits_NK: NDArray, labels_NK: NDArray) -> list[float]:
     The threshold of each label with the best F1 on some rows. Few rows with a label say little: its threshold is moved
     towards that of all labels together, and this one towards one half, by rows / (rows + `ROWS`).
     """
+    if not np.isfinite(logits_NK).all():
+        return [0.5] * np.shape(logits_NK)[1]
     p_NK, labels_NK = expit(np.asarray(logits_NK, np.float64)), np.asarray(labels_NK) > 0
     common = find_threshold(p_NK.ravel(), labels_NK.ravel(), 0.5)
     return [find_threshold(p_N, y_N, common) for p_N, y_N in zip(p_NK.T, labels_NK.T, strict=True)]

@@ -80,6 +80,7 @@ def finetune(
     arguments: RunArguments,
     make_model: Callable[[ModelArguments, PreTrainedTokenizerBase, Sequence[str]], PreTrainedModel] | None = None,
     compute_loss_func: Callable[..., torch.Tensor] | None = None,
+    dataset: Any = None,
 ) -> Path:
     """
     Trains a classifier and leaves a run folder: the best model by validation with its tokenizer and code, and
@@ -94,8 +95,10 @@ def finetune(
         arguments: How to train.
         make_model: A model of your own: called with `model_arguments`, the tokenizer and the names of the classes,
             after the seed was set.
-        compute_loss_func: A loss of your own, Trainer's hook: called with the outputs of the model, the labels (N,),
-            and `num_items_in_batch`, the rows of the whole step.
+        compute_loss_func: A loss of your own, Trainer's hook: called with the outputs of the model, the labels (N,)
+            or (N, K), numbers with a mean of 0 and a deviation of 1, and `num_items_in_batch`, the labels of the whole
+            step.
+        dataset: Data in memory, as `load_text_data` takes them, in place of the name in `data_arguments`.
 
     Returns:
         The run folder.
@@ -118,7 +121,7 @@ def finetune(
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
 
-    data, is_main = read_data(data_arguments), arguments.process_index == 0
+    data, is_main = read_data(data_arguments, dataset), arguments.process_index == 0
     if is_main:
         print(f"{data.name}: {data.found}", flush=True)
     check_task(data, model_arguments, arguments)
@@ -135,6 +138,8 @@ def finetune(
     own = partial(get_model, task=data.task, is_pair="text_pair" in data.train.column_names)
     model = (make_model or own)(model_arguments, tokenizer, data.label_names)
     model.config.update({"text_columns": data.text_columns, "label_column": data.label_column})  # for predict
+    if data_arguments.label_separator is not None:
+        model.config.update({"label_separator": data_arguments.label_separator})  # for evaluate
     check_model(model, arguments, data.task)
     counts = count_parameters(model)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
@@ -352,8 +357,8 @@ def load_stopped(trainer: WaveTrainer, checkpoint: Path) -> bool:
     return True
 
 
-def read_data(arguments: DataArguments) -> TextData:
-    data = load_text_data(**asdict(arguments))
+def read_data(arguments: DataArguments, dataset: Any = None) -> TextData:
+    data = load_text_data(**asdict(arguments) | ({} if dataset is None else {"dataset": dataset}))
     if not data.validation_was_split and "validation_fraction" in find_changed(arguments):
         raise ValueError(f"`validation_fraction` is for data without a validation split; {data.name!r} has one.")
     return data

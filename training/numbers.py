@@ -18,10 +18,9 @@ class Scale(NamedTuple):
     def find(cls, numbers: ArrayLike) -> "Scale":
         """A ValueError if the numbers are too large for float32."""
         values = np.asarray(numbers, np.float64)
-        mean, deviation = float(values.mean()), float(values.std())
-        if not np.isfinite([mean, deviation]).all():
+        if not np.isfinite(values).all():
             raise ValueError("Labels must be numbers that float32 holds, less than 3.4e38: divide them.")
-        return cls(mean, deviation or 1.0)
+        return cls(float(values.mean()), float(values.std()) or 1.0)
 
     def apply(self, numbers: ArrayLike) -> NDArray:
         return (np.asarray(numbers, np.float64) - self.mean) / self.deviation

@@ -193,7 +193,7 @@ def stratify(task: str, labels: np.ndarray) -> np.ndarray:
         rarity = np.append(labels.sum(0), len(labels) + 1)  # of rows without a label, too
         return np.where(np.pad(labels > 0, ((0, 0), (0, 1)), constant_values=True), rarity, np.inf).argmin(1)
     if task == "number":
-        return np.argsort(np.argsort(labels, kind="stable"), kind="stable") * FOLDS // len(labels)
+        return np.argsort(np.argsort(labels, kind="stable"), kind="stable") * FOLDS // max(len(labels), 2 * FOLDS)
     return labels
 
 

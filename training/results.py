@@ -27,9 +27,11 @@ def describe_results(record: Mapping[str, Any], folder: Path) -> str:
     lines.append(
         f"Done in {record['duration_seconds']:.0f} s. Model, card, metrics.json and mistakes.csv are in {folder}"
     )
-    columns = record["data"]["text_columns"]
-    hint = f"  (columns: {', '.join(columns)})" if len(columns) > 1 else ""
-    lines.append(f"To use it: {shlex.join(['wave-network', 'predict', str(folder), '--file', 'texts.csv'])}{hint}")
+    columns, words = record["data"]["text_columns"], ["wave-network", "predict", str(folder)]
+    if len(columns) == 2:
+        lines.append(f"To use it: {shlex.join([*words, 'pairs.csv'])}  (columns: {', '.join(columns)})")
+    else:
+        lines.append(f'To use it: {shlex.join(words)} "a text" "another"')
     return "\n".join(lines)
 
 

@@ -334,6 +334,7 @@ class RunArguments(TrainingArguments):
         if self.metric_for_best_model is not None:
             self.metric_for_best_model = self.metric_for_best_model.removeprefix("eval_")
         self.changed = find_changed(self, leave_out=("hub_token", "resume_from_checkpoint"))
+        self.set_defaults({"metric_for_best_model": BEST["single"]})  # until the task is known
         self.check_numbers()
         self.check_choices()
         self.resolve_saving()
@@ -476,6 +477,8 @@ def find_changed(settings: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]
 def describe_command(data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments) -> str:
     """The command that repeats the run, without the access token."""
     settings = find_changed(data_arguments) | find_changed(model_arguments) | arguments.changed
+    if data_arguments.dataset is None and data_arguments.train_file is None:  # they were in memory
+        return f"wave_network.finetune(data, {', '.join(f'{name}={value!r}' for name, value in settings.items())})"
     return shlex.join(["wave-network", "finetune", *as_words(settings)])
 
 

@@ -1,0 +1,178 @@
+"""A trained classifier in Python: `load("runs/reviews").predict(["great", "awful"])`."""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from ..data.tokens import Losses
+from .classify import CHUNK, CPU_TOKENS, clean, make_row, resolve_abstain, resolve_problem, split_batches, to_scores
+from .explain import explain_row, list_words
+
+logger = logging.getLogger(__name__)
+
+
+def load(
+    model: str | os.PathLike, *, device: str | None = None, batch_size: int = 64, trust_remote_code: bool = False
+) -> "Classifier":
+    """
+    A trained classifier with its tokenizer.
+
+    Args:
+        model: Run folder, or name of a sequence classifier on the Hub. Only safetensors weights are read.
+        device: "cpu", "cuda", "cuda:1" ... None: a GPU if there is one.
+        batch_size: Texts in a batch, at most.
+        trust_remote_code: Whether to run the code in the model folder. A Wave Network does not need it.
+
+    Raises:
+        ValueError, OSError: The model is missing, damaged, or no trained classifier, or a setting is not as described.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    device = resolve_device(device)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+    return Classifier(load_classifier(str(model), trust_remote_code).to(device), tokenizer, batch_size)
+
+
+class Classifier:
+    """
+    A model with its tokenizer. A text is a string, or for a model of pairs a tuple of two. Methods that take texts take
+    one, with one answer, or several, with a list of answers. Long texts are cut off, with a warning that counts them.
+
+    Attributes:
+        labels: Names of the labels, in the order of the probabilities.
+        problem: "single_label_classification", "multi_label_classification" or "regression".
+        text_columns: The columns that the model was trained on; None if it does not say.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64):
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.labels: list[str] = [model.config.id2label[index] for index in range(len(model.config.id2label))]
+        self.problem = resolve_problem(model.config.problem_type, len(self.labels))
+        self.text_columns: list[str] | None = getattr(model.config, "text_columns", None)
+        self.thresholds: list[float] | None = getattr(model.config, "classifier_thresholds", None)
+        self.losses = Losses(tokenizer)
+        self.most_tokens = CPU_TOKENS if model.device.type == "cpu" else sys.maxsize
+
+    def predict(self, texts: Any, abstain: float | None = None) -> Any:
+        """
+        The label of each text; the list of its labels if there may be several; or its number. With `abstain`, a
+        precision that validation found, such as 0.95, None in place of labels that would have a smaller one.
+        """
+        least = resolve_abstain(self.model.config.to_dict(), abstain)
+        rows, is_one = self.to_rows(texts)
+        logits_NK = self.logits_of_all(rows)
+        if self.problem == "regression":
+            answers = logits_NK[:, 0].tolist() if len(self.labels) == 1 else logits_NK.tolist()
+        else:
+            answers = [self.answer(logits, least=least)[1] for logits in logits_NK]
+        return answers[0] if is_one else answers
+
+    def predict_proba(self, texts: Any) -> np.ndarray:
+        """The probability of every label, float32 of shape (texts, labels); (labels,) for one text."""
+        if self.problem == "regression":
+            raise ValueError("`predict_proba` is for a model with labels; this one gives a number: use `predict`.")
+        rows, is_one = self.to_rows(texts)
+        scores_NK = to_scores(self.logits_of_all(rows), self.problem)
+        return scores_NK[0] if is_one else scores_NK
+
+    def explain(self, texts: Any) -> Any:
+        """
+        The words of each text in order, as tuples of a word and its weight: how much lower the probability of the best
+        label (or the number) is without the word. A text of more than 256 words has passages in place of words.
+        """
+        rows, is_one = self.to_rows(texts)
+        answers = [list_words(row, explain_row(self, row)) for row in rows]
+        return answers[0] if is_one else answers
+
+    def answer(self, logits: np.ndarray, row: int = 0, top_k: int | None = None, least: float = 0.0) -> list[Any]:
+        """What `make_row` makes of the logits of a row."""
+        return make_row(row, logits, self.labels, self.problem, top_k, self.thresholds, least)
+
+    def to_rows(self, texts: Any) -> tuple[list[dict[str, str]], bool]:
+        """Texts as rows of `text` (and `text_pair`), and whether it is a single one."""
+        width = 2 if self.text_columns and len(self.text_columns) == 2 else 1 if self.text_columns else None
+        is_one = isinstance(texts, str) or (width == 2 and isinstance(texts, tuple))
+        if not hasattr(texts, "__iter__") or hasattr(texts, "columns") or isinstance(texts, Mapping):
+            raise ValueError(f"`texts` must be a text or a list of texts, got {type(texts).__name__}.")
+        rows = []
+        for place, text in enumerate([texts] if is_one else texts):
+            parts = [text] if isinstance(text, str) else list(text) if isinstance(text, tuple | list) else []
+            width = width or min(len(parts), 2)
+            if len(parts) != width or not all(isinstance(part, str) for part in parts):
+                kind = "pairs of strings" if width == 2 else "strings"
+                raise ValueError(f"`texts` must be {kind}, got {text!r:.60} in place {place}.")
+            rows.append(dict(zip(("text", "text_pair"), map(clean, parts), strict=False)))
+        return rows, is_one
+
+    def logits_of_all(self, rows: list[dict[str, str]]) -> np.ndarray:
+        """The logits of any number of rows, with a warning of what the tokenizer loses."""
+        self.losses = Losses(self.tokenizer)
+        parts = [self.logits(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)]
+        for line in self.losses.describe():
+            logger.warning(line)
+        return np.concatenate(parts) if parts else np.empty((0, len(self.labels)), np.float32)
+
+    @torch.inference_mode()
+    def logits(self, rows: list[dict[str, str]], count: bool = True) -> np.ndarray:
+        """
+        The logits of each row, float32, of shape (rows, labels). Texts of similar length share a batch. With `count`,
+        `losses` counts what is cut off.
+        """
+        pairs = [row["text_pair"] for row in rows] if rows and "text_pair" in rows[0] else None
+        encoding = self.tokenizer([row["text"] for row in rows], pairs, truncation=True)
+        if count:
+            self.losses.count(encoding)
+        lengths = [len(ids) for ids in encoding["input_ids"]]
+        logits = np.empty((len(rows), len(self.labels)), np.float32)
+        for chosen in split_batches(lengths, self.batch_size, self.most_tokens):
+            features = {name: [values[index] for index in chosen] for name, values in encoding.items()}
+            # A batch of empty texts has one token of padding.
+            longest = max(1, *(lengths[index] for index in chosen))
+            batch = self.tokenizer.pad(features, padding="max_length", max_length=longest, return_tensors="pt")
+            logits[chosen] = self.model(**batch.to(self.model.device)).logits.float().cpu().numpy()
+        return logits
+
+
+def resolve_device(device: str | None) -> str:
+    """A GPU if there is one. Raises a ValueError if torch cannot compute on the device."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"`device` must be one that torch finds here, such as cpu, got {device!r}: {reason}"
+        ) from error
+    return device
+
+
+def load_classifier(name: str, trust_remote_code: bool = False, **settings: Any) -> Any:
+    """
+    A sequence classifier, from safetensors alone.
+
+    Raises:
+        ValueError, OSError: The model is missing, damaged, or no trained classifier; the message names what is wrong.
+    """
+    model, loaded = AutoModelForSequenceClassification.from_pretrained(
+        name,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+        ignore_mismatched_sizes=True,  # refused below: transformers itself points to a table in its log
+        output_loading_info=True,
+        **settings,
+    )
+    if loaded["mismatched_keys"]:
+        weight, found, expected = min(loaded["mismatched_keys"])
+        raise ValueError(
+            f"`model` {name!r} must have the {weight!r} that its config.json asks for, of shape {tuple(expected)}, got "
+            f"one of shape {tuple(found)}."
+        )
+    if loaded["missing_keys"]:
+        raise ValueError(f"`model` {name!r} must be a trained classifier; it has no {min(loaded['missing_keys'])!r}.")
+    return model.eval()

@@ -1,0 +1,123 @@
+"""
+The words that decided: each word is left out once, and the answer is computed again. Exact, and without gradients.
+
+A word is a run of letters, or of other characters than letters and spaces. Where a script has no spaces between words,
+the tokens of the tokenizer take their place.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Split
+
+from ..files import write_text
+from .classify import to_scores
+
+LETTERS = r"[\p{L}\p{N}](?:[\p{L}\p{M}\p{N}_\u200c\u200d]|['\u2019](?=\p{L}))*"
+WORDS = Split(Regex(rf"{LETTERS}|[^\s\p{{L}}\p{{N}}]+"), "isolated")
+# Thai, Lao, Burmese and Khmer, kana, Chinese characters.
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+MOST = 256  # words of a text; a longer one is explained in as many passages
+SHOWN = 200  # rows on a page
+
+
+class Word(NamedTuple):
+    """A part of a text, and how much lower the probability of the best label, or the number, is without it."""
+
+    name: str  # `text` or `text_pair`
+    start: int
+    end: int
+    is_spaced: bool  # else no space stands between its neighbours when it is left out
+    weight: float = 0.0
+
+
+def explain_row(classifier: Any, row: Mapping[str, str]) -> list[Word]:
+    """The words of a row in order; of a text that is cut off, those that the model reads."""
+    read = find_read(classifier.tokenizer, row)
+    words = [word for name, (_, end, starts) in read.items() for word in find_words(row[name][:end], name, starts)]
+    words = [word for word in words if word.start >= read[word.name][0]]
+    size = math.ceil(len(words) / MOST)
+    if size > 1:
+        # Both texts of a pair have passages of their own.
+        parts = [[word for word in words if word.name == name] for name in read]
+        groups = [part[start : start + size] for part in parts for start in range(0, len(part), size)]
+        words = [group[0]._replace(end=group[-1].end) for group in groups]
+    kept = {name: row[name][start:end] for name, (start, end, _) in read.items()}
+    variants = [kept]
+    for word in words:
+        start, end, _ = read[word.name]
+        before, after = row[word.name][start : word.start], row[word.name][word.end : end]
+        if word.is_spaced:
+            before, after = f"{before.rstrip()} ", after.lstrip()
+        variants.append({**kept, word.name: (before + after).strip()})
+    scores_VK = to_scores(classifier.logits(variants, count=False), classifier.problem).astype(float)
+    best = int(scores_VK[0].argmax())
+    falls = scores_VK[0, best] - scores_VK[1:, best]
+    return [word._replace(weight=round(fall, 6)) for word, fall in zip(words, falls.tolist(), strict=True)]
+
+
+def find_read(tokenizer: Any, row: Mapping[str, str]) -> dict[str, tuple[int, int, set[int]]]:
+    """Of each text where what is read of it starts and ends, and where its tokens start."""
+    if not tokenizer.is_fast:  # it does not say where its tokens stand
+        return {name: (0, len(text), set(range(len(text)))) for name, text in row.items()}
+    encoding = tokenizer(*row.values(), truncation=True, return_offsets_mapping=True)
+    read = {}
+    for index, name in enumerate(row):
+        places = zip(encoding["offset_mapping"], encoding.sequence_ids(0), strict=True)
+        spans = [span for span, text in places if text == index]
+        start, end = min((start for start, _ in spans), default=0), max((end for _, end in spans), default=0)
+        is_cut = any(part.overflowing for part in encoding.encodings)
+        read[name] = (*((start, end) if is_cut else (0, len(row[name]))), {start for start, _ in spans})
+    return read
+
+
+def find_words(text: str, name: str, token_starts: set[int]) -> list[Word]:
+    words = []
+    for part, (start, end) in WORDS.pre_tokenize_str(text):
+        if UNSPACED.search(part):
+            # A mark belongs to the letter before it.
+            inside = {place for place in token_starts if start < place < end and not is_mark(text[place])}
+            edges = [start, *sorted(inside), end]
+            words += [Word(name, first, last, False) for first, last in pairwise(edges)]
+        elif not part.isspace():
+            words.append(Word(name, start, end, True))
+    return words
+
+
+def is_mark(character: str) -> bool:
+    return unicodedata.category(character).startswith("M")
+
+
+def list_words(row: Mapping[str, str], words: Sequence[Word]) -> list[tuple[str, float]]:
+    return [(row[word.name][word.start : word.end], word.weight) for word in words]
+
+
+def write_page(path: Path, model: str, rows: Sequence[tuple[str, Mapping[str, str], list[Word]]]) -> None:
+    """An HTML page of the first rows: what was answered, the texts and their words."""
+    template = Path(__file__).with_name("explain.html").read_text(encoding="utf-8")
+    page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
+    shown = [
+        {"answer": answer, "texts": [list(split_text(name, text, words)) for name, text in row.items()]}
+        for answer, row, words in rows
+    ]
+    write_text(path, page.render(model=model, rows=shown, most=SHOWN))
+
+
+def split_text(name: str, text: str, words: Sequence[Word]) -> Iterator[dict[str, Any]]:
+    """A text in parts: its words with their weights, and what is between them."""
+    most = max((abs(word.weight) for word in words), default=0) or 1
+    place = 0
+    for word in (word for word in words if word.name == name):
+        yield {"text": text[place : word.start]}
+        yield {"text": text[word.start : word.end], "weight": word.weight, "share": 0.7 * abs(word.weight) / most}
+        place = word.end
+    yield {"text": text[place:]}
