@@ -16,6 +16,9 @@ def describe_results(record: Mapping[str, Any], folder: Path) -> str:
     lines = []
     for split, result in record["results"].items():
         lines += write_table(split, result, record["baselines"].get(split), record["task"])
+    learned = [found["tfidf"]["trained_rows"] for found in record["baselines"].values()]
+    if learned and learned[0] < record["data"]["rows"]["train"]:
+        lines.append(f"TF-IDF has learned from {learned[0]:,} of the training rows.")
     if record["advice"] is not None:
         lines.append(record["advice"])
     best, end = record["best"], record["end"]
@@ -75,4 +78,4 @@ def advise(record: Mapping[str, Any], data: TextData) -> str | None:
         name = "english" if look_for_english(data)[0] else "NAME, one that knows their language"
         advice = "With few rows start" if is_few else "Train for more epochs, or start"
         return f"{ahead} {advice} from a pretrained model: --model {name}."
-    return f"{ahead} More labelled rows, or a larger pretrained model (--model or --teacher), may help."
+    return f"{ahead} More labelled rows, or a larger pretrained model (--model NAME), may help."
