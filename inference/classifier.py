@@ -37,8 +37,9 @@ def load(
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     device = resolve_device(device)
     check_source("model", os.fspath(model))
+    loaded = load_classifier(os.fspath(model), trust_remote_code).to(device)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    return Classifier(load_classifier(str(model), trust_remote_code).to(device), tokenizer, batch_size)
+    return Classifier(loaded, tokenizer, batch_size)
 
 
 class Classifier:
