@@ -15,7 +15,7 @@ PACKAGE := __init__.py __main__.py api.py cli.py files.py py.typed analysis conf
 help:
 	@echo "make demo    set up, train on BBC News, load the result back and classify three headlines"
 	@echo "make test    set up, then the tests (no network)"
-	@echo "make nightly       the tests that take minutes"
+	@echo "make nightly       the tests that take minutes, and 1,000 random examples of each property"
 	@echo "make test-oldest   the tests with the oldest versions that are claimed, in an environment of their own"
 	@echo "make bench   measure speed, memory and numerical error (15 minutes), then fill the tables of the documents"
 	@echo "make check   lint, format and types"
@@ -43,7 +43,8 @@ test: $(DEV)
 	$(PYTEST)
 
 nightly: $(DEV)
-	$(PYTEST) -m nightly
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[ray]"
+	$(PYTEST) -m "nightly or hypothesis" --hypothesis-profile nightly
 
 # constraints-oldest.txt has wheels for Python 3.10 to 3.12: `make test-oldest PYTHON=python3.11`.
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt

@@ -82,7 +82,8 @@ def run(verb: str, words: list[str], shows_trace: bool) -> None:
         cause: BaseException = error
         while type(cause).__name__.startswith("StrictDataclass") and cause.__cause__ is not None:
             cause = cause.__cause__  # what is said of a bad value in a config comes wrapped by huggingface_hub
-        is_of_user = isinstance(cause, OSError | ValueError | ImportError) or type(cause).__module__.startswith("httpx")
+        is_of_user = isinstance(cause, OSError | ValueError | ImportError | MemoryError) or cause is not error
+        is_of_user |= type(cause).__module__.startswith("httpx") or ("memory" in str(cause) and "alloc" in str(cause))
         if shows_trace or not is_of_user:
             raise
         sys.exit(fail(f"wave-network {verb}", str(cause) or type(cause).__name__))
@@ -165,12 +166,14 @@ def check_words(words: Sequence[str]) -> None:
 def insert_config(words: list[str]) -> list[str]:
     """The words of `--config FILE.yaml` before the others, which go before them in effect."""
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    if "--config" not in words[:-1]:
+    if "--config" not in words:
         return words
     import yaml
 
     place = words.index("--config")
-    file = words[place + 1]
+    file = words[place + 1] if words[place + 1 :] else "--"
+    if file.startswith("--"):
+        raise ValueError("argument --config: expected one argument")
     try:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -230,7 +233,7 @@ def run_predict(words: list[str]) -> None:
     output = predict(arguments)
     if output is not None:
         print(f"Written: {output}")
-    if output is not None and arguments.explain:
+    if output is not None and arguments.explain and output.suffix.lower() != ".html":
         print(f"The words that decided: {output.with_suffix('.html')}")
 
 

@@ -1,31 +1,52 @@
 """What all rooms share: files that are written whole or not at all, result lines, tables, and what machine this is."""
 
+import ctypes
 import datetime
+import errno
 import json
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from unicodedata import bidirectional, category
 
+# What is said when a disk is full or fails. Of torch's files, only their writer is named.
+FAILURES = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)] + ["inline_container"]
 PACKAGES = ("wave-network", "transformers", "torch", "datasets", "tokenizers", "accelerate")
 
 
 @contextmanager
+def name_failures(path: str | os.PathLike) -> Iterator[None]:
+    """An OSError that names the path if the disk is full or fails, whatever a library makes of it."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if repr(os.fspath(path)) in reason or not any(failure in reason for failure in FAILURES):
+            raise
+        raise OSError(f"{os.fspath(path)!r} cannot be written: {reason}") from error
+
+
+@contextmanager
 def open_whole(path: str | os.PathLike, mode: str = "w") -> Iterator[Any]:
-    """A file to write that takes its name only once it is complete and on the disk; an older one stays until then."""
+    """
+    A file to write that takes its name only once it is complete and on the disk; an older one stays until then, also if
+    the process is killed or the machine loses power.
+    """
     path = Path(path)
     settings: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     temporary = tempfile.NamedTemporaryFile(  # noqa: SIM115  # renamed after it is closed
         mode, dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False, **settings
     )
     try:
-        with temporary as file:
+        with name_failures(path), temporary as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -66,7 +87,8 @@ def append_line(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
 @contextmanager
 def open_folder(target: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
     """
-    A folder to write into, which takes its name, and the place of what has it now, only once it is complete.
+    A folder to write into, which takes its name, and the place of what has it now, only once it is complete, also if
+    the process is killed. Its files are not forced onto the disk.
 
     Raises:
         FileExistsError: There is something of that name, now or when the folder is complete, and not `overwrite`.
@@ -78,11 +100,13 @@ def open_folder(target: str | os.PathLike, overwrite: bool = False) -> Iterator[
     replaced = folder.with_name(f"{folder.name}.replaced")
     try:
         folder.chmod(0o777 & ~_read_umask())
-        yield folder
+        with name_failures(target):
+            yield folder
         refuse_existing(target, overwrite)
-        if target.exists():
-            os.replace(target, replaced)
-        os.replace(folder, target)
+        if not (target.exists() and exchange(folder, target)):
+            if target.exists():
+                os.replace(target, replaced)
+            os.replace(folder, target)
     finally:
         if replaced.exists() and not target.exists():
             os.replace(replaced, target)
@@ -90,10 +114,64 @@ def open_folder(target: str | os.PathLike, overwrite: bool = False) -> Iterator[
         shutil.rmtree(replaced, ignore_errors=True)
 
 
+def exchange(one: Path, other: Path) -> bool:
+    """Gives each of two folders the name of the other, at once. False where the system cannot, as outside Linux."""
+    here, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of the kernel
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
+
+
 def refuse_existing(target: Path, overwrite: bool = False) -> None:
-    """FileExistsError if there is something of that name, but for an empty folder, and not `overwrite`."""
+    """
+    FileExistsError if there is something of that name, but for an empty folder, and not `overwrite`. OSError if nothing
+    can be written there.
+    """
+    place = next(path for path in target.absolute().parents if path.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise OSError(f"{os.fspath(target)!r} cannot be written: {str(place)!r} is no folder that you may write to.")
     if target.exists() and not overwrite and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"{os.fspath(target)!r} exists. Choose another name, or add --overwrite.")
+
+
+def check_source(setting: str, name: str | None, endings: Sequence[str] = (".json", ".safetensors", ".txt")) -> None:
+    """
+    Looks at the name of a model or data set before anything reads it.
+
+    Raises:
+        FileNotFoundError: It can only be that of a file or folder, and there is none: the Hub is not asked for it.
+        ValueError: A file of a model folder is damaged.
+    """
+    path = Path(name or ".")
+    if name is None or path.exists():
+        return check_folder(setting, path) if name is not None and path.is_dir() else None
+    is_path = name.startswith((".", "~", "/", os.sep)) or "\\" in name or name.count("/") > 1 or name.endswith("/")
+    is_beside = path.parent.name == "runs" or (path.parent.name and path.parent.is_dir())
+    if is_path or is_beside or not name.strip() or name.lower().endswith(tuple(endings)):
+        raise FileNotFoundError(f"There is no file or folder {name!r} (`{setting}`).")
+    return None
+
+
+def check_folder(setting: str, folder: Path) -> None:
+    """A ValueError for a file of a model that is damaged: what reads it later raises all kinds of errors."""
+    from safetensors import safe_open
+    from tokenizers import Tokenizer
+
+    def check_object(file: str) -> None:
+        if not isinstance(read_json(file), dict):
+            raise ValueError(f"{file!r} must hold a JSON object.")
+
+    readers: dict[str, Callable[[str], Any]] = {
+        "config.json": check_object,
+        "tokenizer_config.json": check_object,
+        "tokenizer.json": Tokenizer.from_file,
+        "*.safetensors": lambda file: safe_open(file, "np"),  # its header says how long it must be
+    }
+    for pattern, read in readers.items():
+        for file in sorted(folder.glob(pattern)):
+            try:
+                read(str(file))
+            except Exception as error:  # tokenizers raises nothing more exact
+                raise ValueError(f"{str(file)!r} (`{setting}`) is damaged: {error}") from error
 
 
 def write_table(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -102,6 +180,30 @@ def write_table(rows: Iterable[Mapping[str, Any]]) -> str:
     lines = [list(rows[0]), ["---"] * len(rows[0])] if rows else []
     lines += [[str(value).replace("|", "\\|").replace("\n", " ") for value in row.values()] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def find_fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
+    """
+    Fonts of this machine that draw the characters of texts, as matplotlib's `font.family`, and the characters that none
+    draws as it should be.
+    """
+    from matplotlib import __version_info__
+    from matplotlib.font_manager import fontManager, get_font
+
+    families, left = ["DejaVu Sans"], {character for text in texts for character in text if not character.isspace()}
+    lost = {each for each in left if category(each) in ("Cc", "Cn", "Co", "Cs")}
+    if __version_info__ < (3, 11):  # which draws each character by itself, from left to right
+        lost |= {each for each in left if category(each) in ("Mn", "Mc") or bidirectional(each) in ("R", "AL")}
+    left -= lost
+    fonts = [font for font in fontManager.ttflist if font.style == "normal" and not font.name.startswith("Last Resort")]
+    for font in sorted(fonts, key=lambda font: (font.name not in families, font.weight not in (400, 500))):
+        if not left:
+            break
+        loaded = get_font(font.fname)
+        found = {each for each in left if loaded.scalable and loaded.get_char_index(ord(each))}
+        families += [font.name] if found and font.name not in families else []
+        left -= found
+    return families, left | lost
 
 
 def describe_run(device: str = "cpu") -> dict[str, Any]:

@@ -28,7 +28,16 @@ from transformers import (
 )
 
 from ..data.load import load_text_data
-from ..files import describe_run, open_folder, read_json, refuse_existing, write_json, write_table, write_text
+from ..files import (
+    check_source,
+    describe_run,
+    open_folder,
+    read_json,
+    refuse_existing,
+    write_json,
+    write_table,
+    write_text,
+)
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from .figures import save_figure
 
@@ -211,7 +220,7 @@ class Experiment:
             model: Any = BertForSequenceClassification(BertConfig(**labels, **shape))
         else:
             labels["ignore_mismatched_sizes"] = True
-            model = BertForSequenceClassification.from_pretrained(self.arguments.bert, **labels)
+            model = BertForSequenceClassification.from_pretrained(self.arguments.bert, use_safetensors=True, **labels)
         return model.to(self.device)
 
     def describe(self, name: str, settings: Any) -> dict[str, Any]:
@@ -251,11 +260,12 @@ def load_model(name: str, config: Any, study: str, needs_classifier: bool) -> An
             f"`model` must be a classifier of one label out of several for the study {study!r}, and {name!r} is none. "
             f"Train one: `wave-network finetune --model {name}`."
         )
-    return (WaveForSequenceClassification if is_classifier else WaveModel).from_pretrained(name)
+    return (WaveForSequenceClassification if is_classifier else WaveModel).from_pretrained(name, use_safetensors=True)
 
 
 def read_config(setting: str, name: str, family: str) -> Any:
     """The config of a model; ValueError if it is of another family."""
+    check_source(setting, name)
     config = AutoConfig.from_pretrained(name)
     if config.model_type != family:
         raise ValueError(f"`{setting}` must be of the family {family!r}, and {name!r} is of {config.model_type!r}.")

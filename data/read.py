@@ -81,6 +81,7 @@ class Batch:
         if isinstance(column, list):
             return column[::step]
         try:
+            column.validate(full=True)  # the memory of a damaged Arrow file is read as it is
             return (column.take(range(0, len(column), step)) if step > 1 else column).to_pylist()
         except Exception as error:  # such as strings that are not UTF-8, or dates that Python does not know
             raise FileError(f"The column {name!r} of {self.where} cannot be read: {error}") from error
@@ -126,7 +127,8 @@ def read_batches(path: str | Path, form: Format, batch_size: int = 8192) -> Iter
     except FileError:
         raise
     except Exception as error:  # readers of compressed and binary files raise anything when a file is damaged
-        raise FileError(f"The file {str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FileError(f"The file {str(path)!r} cannot be read: {reason:.300}") from error
     if not count:
         raise FileError(f"The file {str(path)!r} must hold at least one row, got none.")
 
@@ -215,34 +217,40 @@ def find_first(match: charset_normalizer.CharsetMatch) -> int:
 def read_csv(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
     csv.field_size_limit(2**31 - 1)  # Python's own limit is less than a long document
     form = form._replace(encoding=form.encoding or find_encoding(path))
-    delimiter = form.delimiter or find_delimiter(path, form)
+    form = form._replace(delimiter=form.delimiter or find_delimiter(path, form))
+    yield from name_columns(path, read_rows(path, form), form, batch_size)
+
+
+def read_rows(path: Path, form: Format) -> Iterator[list[str]]:
+    """The rows that are not empty, all of one number of fields."""
     with open_text(path, form, newline="") as file:
+        is_old = file.readline().endswith("\r")  # as a Mac once wrote
+    # Lines end as the first one does. Programs leave the other line break in a cell without quotes, where the csv
+    # module takes none: half a character of UTF-16, which no file holds, stands for it.
+    end, other = ("\r", "\n") if is_old else ("\n", "\r")
+    with open_text(path, form, newline=end) as file:
+        lines = (line[:-2].replace(other, "\ud800") + line[-2:] for line in file)
         # Strict, since a stray quote would otherwise swallow the lines up to the next one.
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-
-        def check_rows() -> Iterator[list[str]]:
-            width = 0
-            try:
-                for row in filter(None, reader):
-                    width = width or len(row)
-                    if len(row) != width:
-                        wrong = f"{len(row)} fields where the first row has {width}, by {delimiter!r}"
-                        raise csv.Error(f"{wrong}. Quote the field, or set `delimiter`")
-                    yield row
-            except csv.Error as error:
-                raise FileError(f"{str(path)!r} cannot be read up to line {reader.line_num}: {error}.") from error
-
-        yield from name_columns(path, check_rows(), form, batch_size)
+        reader = csv.reader(lines, delimiter=form.delimiter or "", strict=True)
+        width = 0
+        try:
+            for row in filter(None, reader):
+                width = width or len(row)
+                if len(row) != width:
+                    wrong = f"{len(row)} fields where the first row has {width}, by {form.delimiter!r}"
+                    raise csv.Error(f"{wrong}. Quote the field, or set `delimiter`")
+                yield [cell.replace("\ud800", other) for cell in row]
+        except csv.Error as error:
+            raise FileError(f"{str(path)!r} cannot be read up to line {reader.line_num}: {error}.") from error
 
 
 def find_delimiter(path: Path, form: Format) -> str:
     """The one by which the first rows all have the same number of fields, of two or more."""
     fits = []
     for delimiter in DELIMITERS:
-        with open_text(path, form, newline="") as file, suppress(csv.Error):
-            rows = filter(None, csv.reader(file, delimiter=delimiter, strict=True))
-            widths = {len(row) for row in islice(rows, MOST_LINES)}
-            fits += [delimiter] if len(widths) == 1 and max(widths) > 1 else []
+        with suppress(FileError):
+            widths = set(map(len, islice(read_rows(path, form._replace(delimiter=delimiter)), MOST_LINES)))
+            fits += [delimiter] if widths and max(widths) > 1 else []
     if find_kind(path) == ".tsv" and (not fits or "\t" in fits):
         return "\t"
     if len(fits) > 1:
@@ -325,6 +333,7 @@ def read_arrow(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except pa.ArrowInvalid:
         table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+    table.validate()
     yield from split_table(str(path), table, batch_size)
 
 
@@ -341,7 +350,7 @@ def split_table(where: str, table: pa.Table, batch_size: int) -> Iterator[Batch]
 
 
 def read_excel(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
-    """The first sheet; empty rows are passed over."""
+    """The first sheet, without the empty rows before and after what is in it."""
     try:
         import openpyxl
     except ImportError as error:
@@ -350,8 +359,40 @@ def read_excel(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
         sheet, *others = openpyxl.load_workbook(file, read_only=True, data_only=True).worksheets
         if others:
             logger.warning("Only the first sheet of %r is read: %r.", str(path), sheet.title)
-        rows = map(list, sheet.iter_rows(values_only=True))
-        yield from name_columns(path, (row for row in rows if set(row) != {None}), form, batch_size)
+        formulas = openpyxl.load_workbook(file, read_only=True).worksheets[0]
+
+        def trim_rows() -> Iterator[list[Any]]:
+            """Rows up to their last value. A formula whose value the file lacks is none that a text or label can be."""
+            empty: list[list[Any]] | None = None
+            for values, written in zip(read_cells(sheet), read_cells(formulas), strict=True):
+                row = [
+                    {"formula without a value": formula} if value is None and formula is not None else value
+                    for value, formula in zip(values, written, strict=True)
+                ]
+                while row and row[-1] is None:
+                    row.pop()
+                if row:
+                    yield from empty or ()
+                    yield row
+                    empty = []
+                elif empty is not None:
+                    empty.append(row)
+
+        rows = trim_rows()
+        first = list(islice(rows, batch_size + 1))
+        width = max(map(len, first), default=0)
+
+        def widen(row: list[Any]) -> list[Any]:
+            if len(row) > width:
+                raise FileError(f"{str(path)!r} has {len(row)} cells in a row where the first rows have {width}.")
+            return row + [None] * (width - len(row))
+
+        yield from name_columns(path, map(widen, chain(first, rows)), form, batch_size)
+
+
+def read_cells(sheet: Any) -> Iterator[tuple[Any, ...]]:
+    sheet.reset_dimensions()  # some programs write wrong ones
+    return sheet.iter_rows(values_only=True)
 
 
 def read_lines(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:

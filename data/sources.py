@@ -14,6 +14,7 @@ import datasets
 import pyarrow as pa
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from ..files import check_source
 from .cuts import cut_rows
 from .read import (
     ENDINGS,
@@ -71,9 +72,7 @@ def find_named(name: str, config: str | None, is_on_hub: bool, form: Format) -> 
         return read_bbc_news()
     if not is_on_hub:
         return find_in_folder(path, form) if path.is_dir() else {"train": partial(read_files, [name], form)}
-    is_file = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or name.lower().endswith(ENDINGS)
-    if is_file or (path.parent.name and path.parent.is_dir()):
-        raise FileNotFoundError(f"There is no file or folder {name!r}.")
+    check_source("dataset", name, ENDINGS)
     try:
         return find_objects(datasets.load_dataset(name, config))
     except (OSError, HfHubHTTPError, HFValidationError) as error:

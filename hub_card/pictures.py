@@ -4,74 +4,121 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..files import open_whole, read_json
+from ..files import find_fonts, open_whole, read_json
 
-LEGIBLE_CLASSES = 25  # names of more classes overlap
+BLUE = "#0072B2"
+NUMBERED_CLASSES = 25  # the counts of more are too small to read
+NAMED_CLASSES = 160  # and so are the names
 
 
 def draw_pictures(run_folder: str | os.PathLike) -> list[Path]:
     """
-    Draws `confusion_matrix.png` and `reliability.png` from the `metrics.json` of a run.
+    Draws what the `metrics.json` of a run says of its test split, or of validation where there is none. For one label a
+    row: `confusion_matrix.png`, and `reliability.png` if calibration was measured. For several: `labels.png`.
 
-    They show the test split, or validation where there is none. Several labels and numbers have no confusion matrix,
-    and `reliability.png` is left out if the run measured no calibration. Returns the paths.
+    A name that no font of this machine can draw is a number, its place among the classes. Returns the paths.
 
     Raises:
         FileNotFoundError, ValueError: `metrics.json` is missing or damaged.
     """
+    from matplotlib import rc_context
+
     run_folder = Path(run_folder)
     run = read_json(run_folder / "metrics.json")
     split = "test" if "test" in run["results"] else "validation"
-    title = f"{run['data']['name']}, {split}, {run['results'][split]['rows']:,} texts"
+    result, labels, data = run["results"][split], run["data"]["label_names"], run["data"]["name"]
+    families, missing = find_fonts([*labels, data])
+    names = [shorten(label, number, missing) for number, label in enumerate(labels, start=1)]
+    if missing & set().union(*labels):
+        print("No font here draws some names of classes: the pictures show their numbers. Noto's fonts have most.")
+    title = (
+        f"{split}, {result['rows']:,} texts" if missing & set(data) else f"{data}, {split}, {result['rows']:,} texts"
+    )
     figures = {}
-    if "confusion" in run["results"][split]:
-        figures["confusion_matrix.png"] = draw_confusion(run["results"][split], run["data"]["label_names"])
-    if run.get("calibration"):
-        figures["reliability.png"] = draw_reliability(run["calibration"][split])
-    for file_name, figure in figures.items():
-        figure.suptitle(title, parse_math=False)  # a $ in a name is no mathematics
-        with open_whole(run_folder / file_name, "wb") as file:
-            figure.savefig(file, dpi=150)
+    with rc_context({"font.family": families}):
+        if "confusion" in result:
+            figures["confusion_matrix.png"] = draw_confusion(result, names)
+        elif "per_class" in result:
+            figures["labels.png"] = draw_labels(result, names)
+        if run.get("calibration"):
+            figures["reliability.png"] = draw_reliability(run["calibration"][split])
+        for file_name, figure in figures.items():
+            figure.suptitle(title, parse_math=False)  # a $ in a name is no mathematics
+            with open_whole(run_folder / file_name, "wb") as file:
+                figure.savefig(file, dpi=150)
     return [run_folder / file_name for file_name in figures]
+
+
+def shorten(label: str, number: int, missing: set[str]) -> str:
+    """A name on one short line; `#number` if it is empty or cannot be drawn."""
+    line = " ".join(label.split())
+    if not line or missing & set(line):
+        return f"#{number}"
+    return (line if len(line) <= 24 else f"{line[:23]}…").replace("$", r"\$")
 
 
 def draw_confusion(result: dict[str, Any], names: list[str]) -> Any:
     """Each row is a true class. Colours are shares of it, numbers are counts."""
     import numpy as np
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay
 
     counts = np.array(result["confusion"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    is_legible = len(names) <= LEGIBLE_CLASSES
-    size = min(max(2.5 + 0.55 * len(names), 4.5), 20)
+    is_numbered, is_named = len(names) <= NUMBERED_CLASSES, len(names) <= NAMED_CLASSES
+    size = min(max(2.5 + 0.55 * len(names), 4.5), 22)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
-    shown = [(name if len(name) <= 24 else f"{name[:23]}…").replace("$", r"\$") for name in names]
-    display = ConfusionMatrixDisplay(shares, display_labels=shown if is_legible else None)
-    colors = {"cmap": "Blues", "im_kw": {"vmin": 0, "vmax": 1}}
-    display.plot(ax=figure.add_subplot(), include_values=is_legible, xticks_rotation=45, **colors)
-    display.ax_.set(title=f"accuracy {result['accuracy']:.1%}", xlabel="predicted class", ylabel="true class")
-    if not is_legible:
-        display.ax_.set(xticks=[], yticks=[])
-        return figure
-    for text, count in zip(display.text_.flat, counts.flat, strict=True):
-        text.set_text(f"{count:,}")
+    display = ConfusionMatrixDisplay(shares, display_labels=names)
+    # The few texts that a class of many loses to each of the others would not be seen.
+    colors = {"cmap": "Blues", "im_kw": {"norm": PowerNorm(1 if is_numbered else 0.5, vmin=0, vmax=1)}}
+    display.plot(ax=figure.add_subplot(), include_values=is_numbered, colorbar=False, **colors)
+    axes = display.ax_
+    figure.colorbar(display.im_, ax=axes, shrink=0.6, label="share of the true class")
+    order = "" if is_named else ", in the order of the card"
+    axes.set(xlabel=f"predicted class{order}", ylabel=f"true class{order}", title=f"accuracy {result['accuracy']:.1%}")
+    if not is_named:
+        axes.set(xticks=[], yticks=[])
+    elif not is_numbered:
+        axes.tick_params("x", rotation=90)
+        axes.tick_params(labelsize=min(10, 40 * size / len(names)))
+    else:
+        for label in axes.get_xticklabels():
+            label.set(rotation=45, ha="right", rotation_mode="anchor")
+        for text, count in zip(display.text_.flat, counts.flat, strict=True):
+            text.set_text(f"{count:,}")
+    return figure
+
+
+def draw_labels(result: dict[str, Any], names: list[str]) -> Any:
+    """F1 of each label, and how many rows have it."""
+    from matplotlib.figure import Figure
+
+    scores, places = list(result["per_class"].values()), range(len(names))
+    figure = Figure(figsize=(7, min(1.5 + 0.3 * len(names), 60)), layout="constrained")
+    axes = figure.add_subplot(xlim=(0, 1.25), xlabel="F1 (rows that have the label)")
+    bars = axes.barh(places, [score["f1"] for score in scores], color=BLUE)
+    axes.bar_label(bars, [f"{score['f1']:.2f} ({score['support']:,})" for score in scores], padding=3)
+    axes.set(yticks=places, yticklabels=names, title=f"micro F1 {result['micro_f1']:.1%}")
+    axes.invert_yaxis()
     return figure
 
 
 def draw_reliability(found: dict[str, Any]) -> Any:
-    """Accuracy over mean confidence, a point for each bin; its area is the number of texts in the bin."""
+    """Accuracy over mean confidence, a point for each bin; below, how many texts each bin holds."""
     from matplotlib.figure import Figure
 
     bins = [each for each in found["bins"] if each["count"]]
     confidences, accuracies, counts = ([each[name] for each in bins] for name in ("confidence", "accuracy", "count"))
-    figure = Figure(figsize=(4.8, 5.2), layout="constrained")
-    axes = figure.add_subplot(xlim=(0, 1.05), ylim=(0, 1.05), aspect="equal")
-    axes.set(title=f"calibration error {found['ece']:.2%}")
-    axes.set(xlabel="probability of the predicted class", ylabel="share of right answers")
+    figure = Figure(figsize=(5.5, 7), layout="constrained")
+    axes, strip = figure.subplots(2, height_ratios=(4, 1), sharex=True)
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.03), ylabel="share of right answers")
+    axes.set_title(f"calibration error {found['ece']:.2%}")
     axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="perfectly calibrated")
-    axes.scatter(confidences, accuracies, s=[20 + 1200 * count / sum(counts) for count in counts], alpha=0.5)
-    for confidence, accuracy, count in zip(confidences, accuracies, counts, strict=True):
-        axes.annotate(f"{count:,}", (confidence, accuracy), fontsize="small", ha="center")
+    axes.scatter(confidences, accuracies, s=[20 + 600 * count / sum(counts) for count in counts], color=BLUE, alpha=0.7)
     axes.legend(loc="upper left")
+    places, width = [(each["low"] + each["high"]) / 2 for each in bins], 0.9 / len(found["bins"])
+    bars = strip.bar(places, counts, width, color=BLUE)
+    strip.bar_label(bars, [f"{count:,}" for count in counts], fontsize="x-small")
+    strip.set(xlabel="probability of the predicted class", ylabel="texts", ylim=(0, 1.25 * max(counts, default=1)))
     return figure

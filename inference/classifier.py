@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ..data.tokens import Losses
+from ..files import check_source
 from .classify import CHUNK, CPU_TOKENS, clean, make_row, resolve_abstain, resolve_problem, split_batches, to_scores
 from .explain import explain_row, list_words
 
@@ -35,6 +36,7 @@ def load(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     device = resolve_device(device)
+    check_source("model", os.fspath(model))
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     return Classifier(load_classifier(str(model), trust_remote_code).to(device), tokenizer, batch_size)
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from ..data.load import read_labelled
 from ..data.measure import describe_calibration, measure
-from ..files import refuse_existing, write_json
+from ..files import check_source, refuse_existing, write_json
 from .classifier import load, resolve_device
 from .classify import resolve_problem
 
@@ -67,6 +67,7 @@ def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
             raise ValueError(f"`output` must be a .json file in a folder that exists, got {str(output)!r}.")
         refuse_existing(output, arguments.overwrite)
     resolve_device(arguments.device)
+    check_source("model", arguments.model)
     config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
     label_names = [config.id2label[index] for index in range(len(config.id2label))]
     task = TASKS[resolve_problem(config.problem_type, len(label_names))]

@@ -19,7 +19,7 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoConfig, AutoTokenizer
 
-from ..files import open_folder, refuse_existing, write_json, write_text
+from ..files import check_source, open_folder, refuse_existing, write_json, write_text
 from .classifier import Classifier, load_classifier
 from .classify import GRAPHS, ExportedClassifier, to_scores
 from .predict import read_trained
@@ -76,6 +76,7 @@ def export_model(arguments: ExportArguments) -> Path:
         ValueError, OSError: The model or a setting is not as it must be, or the export is not the model; the message
             says which and how far.
     """
+    check_source("model", arguments.model)
     target = resolve_target(arguments)
     missing = [package for package in PACKAGES if find_spec(package) is None]
     if missing:

@@ -1,6 +1,7 @@
 """Answers as CSV, TSV, JSON, JSON lines or Parquet, by the ending of the file. A batch of rows is written at a time."""
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ WORDS = pa.list_(pa.struct({"word": pa.string(), "weight": pa.float64()}))
 def open_rows(path: Path | None) -> Iterator[Write]:
     """What writes rows with the same names to a file, which takes its name when it is whole; None: standard output."""
     kind = ".csv" if path is None else path.suffix.lower()
+    if path is None and isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")  # as a file, on any code page
     whole = nullcontext(sys.stdout) if path is None else open_whole(path, "wb" if kind == ".parquet" else "w")
     with whole as file, FORMATS[kind](file) as write:
         yield write

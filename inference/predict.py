@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from ..data.columns import is_missing
 from ..data.load import read_texts
 from ..data.read import ENDINGS, is_url
-from ..files import refuse_existing
+from ..files import check_source, refuse_existing
 from .classifier import Classifier, load, logger, resolve_device
 from .classify import CHUNK, clean, make_header, resolve_abstain
 from .explain import SHOWN, Word, explain_row, list_words, write_page
@@ -135,6 +135,7 @@ def predict(arguments: PredictArguments) -> Path | None:
     page = output.with_suffix(PAGE) if output is not None and arguments.explain else None
     is_given = arguments.file in (None, STDIN)
     resolve_device(arguments.device)
+    check_source("model", arguments.model)
     # The texts before the weights, which may have to come from the Hub.
     config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
     least = resolve_abstain(config.to_dict(), arguments.abstain)

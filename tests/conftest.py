@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from small_runs import finetune_small, write_data, write_pairs
 
-# The same examples on every machine: a gate that is green once stays so.
-settings.register_profile("gate", derandomize=True)
+# The same 100 examples on every machine: a gate that is green once stays so. `make nightly` looks further.
+SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile("gate", SHARED, derandomize=True)
+settings.register_profile("nightly", SHARED, max_examples=1000, print_blob=True)
 settings.load_profile("gate")
 
 

@@ -17,8 +17,9 @@ from loopback_hub import USER, LoopbackHub
 from markdown_it import MarkdownIt
 
 from wave_network import WaveConfig
+from wave_network.files import find_fonts
 from wave_network.hub_card import card as card_module
-from wave_network.hub_card import draw_pictures, push, push_run, write_card
+from wave_network.hub_card import draw_pictures, pictures, push, push_run, write_card
 
 LABELS = ["business", "sport", "tech"]
 # 20 of 25 right. Precision and recall differ, so a transposed matrix cannot pass.
@@ -301,13 +302,45 @@ def test_pictures_are_drawn_and_shown(folder: Path, labels: list[str]):
 
 
 def test_the_confusion_matrix_has_a_row_for_each_true_class():
-    from wave_network.hub_card.pictures import draw_confusion
-
-    axes = draw_confusion(TEST_RESULT, LABELS).axes[0]
+    axes = pictures.draw_confusion(TEST_RESULT, LABELS).axes[0]
     assert [text.get_text() for text in axes.texts] == ["8", "2", "0", "0", "9", "1", "1", "1", "3"]
     assert [label.get_text() for label in axes.get_yticklabels()] == LABELS
     assert axes.get_ylabel() == "true class"
     assert axes.images[0].get_array().tolist()[1] == [0, 0.9, 0.1]
+
+
+@pytest.mark.parametrize("classes", [1, 150, 300])
+def test_any_number_of_classes_has_a_confusion_matrix(classes: int):
+    names = [f"class {index}" for index in range(classes)]
+    counts = [[0] * classes for _ in names]
+    axes = pictures.draw_confusion({"accuracy": 0.0, "confusion": counts}, names).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == (names if classes < 300 else [])
+
+
+def test_the_bins_are_drawn_by_how_many_texts_they_hold():
+    points, strip = pictures.draw_reliability({"ece": 0.1, "bins": BINS}).axes
+    assert [text.get_text() for text in strip.texts] == ["25"]
+    assert points.collections[0].get_offsets().tolist() == [[0.9, 0.8]]
+
+
+def test_the_f1_of_each_of_several_labels_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str]):
+    edit(folder / "metrics.json", "calibration", value=None)
+    result = {"rows": 25, "micro_f1": 0.8, "per_class": TEST_RESULT["per_class"]}
+    relabel(folder, ["sport", "\ue123 private", "two\nlines"], result)
+    assert [path.name for path in draw_pictures(folder)] == ["labels.png"]
+    assert capsys.readouterr().out.count("the pictures show their numbers") == 1
+    axes = pictures.draw_labels(result, LABELS).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.84 (10)", "0.82 (10)", "0.67 (5)"]
+
+
+def test_a_name_that_cannot_be_drawn_is_a_number():
+    families, missing = find_fonts(["\U0001d49c sport", "\ue123"])
+    assert missing == {"\ue123"}
+    assert families[0] == "DejaVu Sans"
+    assert len(families) == 2  # matplotlib comes with another one for that letter
+    names = ["\ue123 private", " ", "two\nlines", "$5", "long " * 9]
+    shown = [pictures.shorten(name, number, missing) for number, name in enumerate(names, start=1)]
+    assert shown == ["#1", "#2", "two lines", r"\$5", "long long long long lon…"]
 
 
 # The push

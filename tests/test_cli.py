@@ -96,40 +96,6 @@ def test_settings_come_from_a_file_and_the_command_line_goes_before_it(tmp_path:
     assert (model.max_length, model.ngram_vocab_size, arguments.lr_scheduler_kwargs) == (64, None, {"power": 2.0})
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--dataset", "a", "--learning_rat", "1"], "unknown setting --learning_rat; did you mean --learning_rate"),
-        (["--dataset", "a", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
-        (["--dataset", "a", "--class_weights", "even"], "invalid choice: 'even'"),
-        (["--seed", "1"], "One of --dataset and --train_file must be given"),
-        (["a.csv", "b.csv"], "unknown setting b.csv"),
-        (["--config", "absent.yaml"], "absent.yaml"),
-        (["--config", "list.yaml"], "--config 'list.yaml' must hold lines of `name: value`"),
-        (["--config", "broken.yaml"], "--config 'broken.yaml' is not YAML"),
-        (["--dataset", "absent.csv"], "There is no file or folder 'absent.csv'"),
-        (["--dataset", "a.csv", "--hidden_size", "-1"], "hidden_size"),
-    ],
-)
-def test_a_mistake_of_the_user_is_one_line(
-    words: list[str],
-    message: str,
-    data_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    monkeypatch.chdir(tmp_path)
-    Path("a.csv").write_bytes((data_folder / "train.csv").read_bytes())
-    Path("list.yaml").write_text("- a\n")
-    Path("broken.yaml").write_text("a: [")
-    code, _, err = run_command(["finetune", *words], capsys)
-    assert code == 2
-    assert err.splitlines()[-1].startswith("wave-network finetune: ")
-    assert message in err.splitlines()[-1]
-    assert "Traceback" not in err
-
-
 def test_traces_come_on_request_and_for_mistakes_of_ours(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -1,4 +1,4 @@
-"""Two processes of torchrun train and measure as one does."""
+"""Two processes of torchrun, or of `accelerate launch`, train and measure as one does."""
 
 import subprocess
 import sys
@@ -20,17 +20,20 @@ SETTINGS = {
     "class_weights": "balanced",
     "subword_buckets": None,
 }
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
 
 
-def test_two_processes_train_on_every_row_once_and_reach_what_one_does(tmp_path: Path):
+@pytest.mark.parametrize("launcher", [TORCHRUN, pytest.param(ACCELERATE, marks=pytest.mark.nightly)])
+def test_two_processes_train_on_every_row_once_and_reach_what_one_does(launcher: list[str], tmp_path: Path):
     for seed, (split, count) in enumerate(ROWS.items()):
         write_csv(tmp_path / f"{split}.csv", make_rows(count, seed))
     one = finetune_small(tmp_path, tmp_path / "one", per_device_train_batch_size=8, **SETTINGS)
     two = tmp_path / "two"
     words = small_words(tmp_path, two, per_device_train_batch_size=4, **SETTINGS)
     script = str(Path(__file__).with_name("several_processes.py"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launch, script, *words], capture_output=True, text=True, timeout=200, check=False)
+    launch = [sys.executable, "-m", *launcher, script, *words]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Done in") == 1  # one process speaks
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import hessian, jacfwd, jacrev, jvp, vmap
@@ -123,7 +123,6 @@ def test_traced_equals_readable(dtype, kind, layout, monkeypatch):
             compare(dtype, kind, shape, layout, operation, magnitude)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
     kind=st.sampled_from([kind for kind in KINDS if kind not in ("tiny", "huge")]),

@@ -24,7 +24,7 @@ from wave_network.training.trainer import (
 )
 
 SKEW = {"sport": 90, "money": 9, "space": 9}
-STEPS = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 6, "save_total_limit": 20}
+STEPS = {"eval_strategy": "steps", "eval_steps": 1, "num_train_epochs": None, "max_steps": 6, "save_total_limit": 20}
 
 
 def make_classifier(**settings: Any) -> WaveForSequenceClassification:

@@ -31,6 +31,7 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from ..configuration import WaveConfig
 from ..data.load import read_texts
 from ..files import (
+    check_source,
     describe_run,
     open_folder,
     open_whole,
@@ -42,11 +43,14 @@ from ..files import (
 )
 from ..modeling_wave import WaveModel
 from ..tokenization import load_wave_tokenizer, spell, train_wave_tokenizer
+from .trainer import find_last
 
 # Passages in a file of vectors.
 SHARD = 4096
 # The standard deviation of a new table. Training is far worse from one of unit variance.
 TABLE_SCALE = 0.3
+# Of a teacher: other files than safetensors may hold code.
+SAFE = {"use_safetensors": True}
 # Settings that do not change what is learned.
 INDECISIVE = ("output_dir", "work_dir", "licenses", "save_dtype", "disable_tqdm")
 
@@ -96,14 +100,20 @@ class DistilArguments:
             json.loads(self.model_config) if isinstance(self.model_config, str) else self.model_config or {}
         )
         least = {"min_words": 1, "max_words": self.min_words, "held_out": 1, "batch_size": 2, "max_length": 3}
-        for name, number in least.items():
-            if getattr(self, name) < number:
-                raise ValueError(f"`{name}` must be at least {number}, got {getattr(self, name)}.")
+        least |= dict.fromkeys(("vocab_size", "max_passages", "eval_steps", "early_stopping_patience"), 1)
+        for name, value in vars(self).items():
+            if isinstance(value, int | float) and not least.get(name, 0) <= value < math.inf:
+                raise ValueError(f"`{name}` must be a finite number of at least {least.get(name, 0)}, got {value}.")
+        for name in ("num_train_epochs", "temperature"):
+            if not getattr(self, name):
+                raise ValueError(f"`{name}` must be greater than 0, got 0.")
         self.make_config()
         if bool(self.texts) == self.has_vectors:
             raise ValueError(f"`texts` go with a teacher, and not with a Parquet file of vectors; got {self.texts}.")
         if self.licenses and len(self.licenses) != len(self.texts):
             raise ValueError(f"`licenses` must be one for each of {len(self.texts)} files, got {len(self.licenses)}.")
+        check_source("teacher", self.teacher, [".parquet"])
+        check_source("tokenizer", self.tokenizer)
 
     def make_config(self, **settings: Any) -> WaveConfig:
         fields: dict[str, Any] = {
@@ -114,7 +124,9 @@ class DistilArguments:
         try:
             return WaveConfig(**fields | {"hidden_size": self.hidden_size} | self.fields | settings)
         except (StrictDataclassError, TypeError) as error:
-            raise ValueError(f"`model_config` {self.model_config} does not fit WaveConfig: {error}") from error
+            raise ValueError(
+                f"`model_config` ({self.model_config}) does not fit: {error.__cause__ or error}"
+            ) from error
 
     @property
     def has_vectors(self) -> bool:
@@ -202,12 +214,12 @@ class Stages:
     def __init__(self, arguments: DistilArguments):
         self.arguments = arguments
         self.work = Path(arguments.work_dir or Path(arguments.output_dir, "work"))
-        self.work.mkdir(parents=True, exist_ok=True)
         self.teacher, weights = fetch_teacher(arguments)
         self.weights = {path.name: hashlib.sha256(np.memmap(path, np.uint8, "r").data).hexdigest() for path in weights}
         files = [split_share(each) for each in arguments.texts] or [(arguments.teacher, 1.0)]
         stamps = [[str(Path(path).resolve()), share, os.stat(path).st_mtime_ns] for path, share in files]
         self.texts = [stamps, arguments.min_words, arguments.max_words, arguments.seed]
+        self.work.mkdir(parents=True, exist_ok=True)
         self.passages = self.get_passages()
         self.count = min(arguments.max_passages or len(self.passages), len(self.passages))
         if self.count <= arguments.held_out:
@@ -338,8 +350,8 @@ def fetch_teacher(arguments: DistilArguments) -> tuple[Any, list[Path]]:
     folder = name if Path(name).is_dir() else snapshot_download(name, ignore_patterns=["onnx/*", "openvino/*", "*.h5"])
     weights = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".safetensors", ".bin"))
     if pooling is None:
-        return SentenceTransformer(folder), weights
-    transformer = Transformer(folder)
+        return SentenceTransformer(folder, model_kwargs=SAFE), weights
+    transformer = Transformer(folder, model_kwargs=SAFE)
     modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)]
     return SentenceTransformer(modules=modules), weights
 
@@ -422,10 +434,8 @@ def train(
         callbacks=[EarlyStoppingCallback(arguments.early_stopping_patience)],
         optimizers=(torch.optim.AdamW(groups, fused=True), None),
     )
-    # Trainer writes this file of a checkpoint last: one without it was cut short.
-    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    last = max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    last = find_last(folder)
+    trainer.train(resume_from_checkpoint=last and str(last))
     measured = {name: round(trainer.evaluate()[f"eval_{name}"], 4) for name in ("cosine", "found")}
     return measured | {"steps": trainer.state.global_step}
 

@@ -1,6 +1,7 @@
 """`wave-network finetune`: data by name or path in, a run folder with a model ready to share out."""
 
 import os
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     PreTrainedConfig,
@@ -31,7 +33,7 @@ from ..configuration import WaveConfig
 from ..data.load import TextData, load_text_data
 from ..data.measure import METRICS, calibrate, compute_metrics, measure
 from ..data.tokens import Losses
-from ..files import read_json, write_json
+from ..files import name_failures, read_json, refuse_existing, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
 from .decisions import describe_abstain, tune_abstain, tune_thresholds
@@ -55,7 +57,7 @@ from .settings import (
 from .start import find_start, resolve_start
 from .subwords import add_subwords, fold_subwords, resolve_subwords
 from .teacher import TeacherLoss, ask_teacher, gather_texts
-from .trainer import WaveTrainer, find_classifier, make_loss
+from .trainer import WaveTrainer, find_classifier, find_last, make_loss, read_state
 
 # What a run was begun with, in its folder until `metrics.json` says it.
 BEGUN = "run.json"
@@ -122,6 +124,8 @@ def finetune(
     restore = np.asarray if scale is None else scale.undo
     skew = find_skew(data)
     arguments.resolve_skew(skew is not None and compute_loss_func is None)
+    if model_arguments.teacher is not None:  # one that is not there is said before anything is written
+        AutoTokenizer.from_pretrained(model_arguments.teacher, trust_remote_code=False)
     model_arguments = resolve_start(model_arguments, data, make_model is not None)
     tokenizer = get_tokenizer(model_arguments, data)
     is_new = find_start(model_arguments) is None and make_model is None
@@ -188,9 +192,10 @@ def finetune(
     if arguments.process_index == 0:
         # From the first checkpoint on, a push of the run folder finds code and tokenizer in it.
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / BEGUN, begun)
-        model.config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        with name_failures(folder):
+            write_json(folder / BEGUN, begun)
+            model.config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
         print_summary(model, counts, data, folder, losses)
         if skew is not None:
             print_skew(skew, data, arguments)
@@ -271,15 +276,16 @@ def find_checkpoint(folder: Path, wanted: str | None) -> Path | None:
     is_last = str(wanted).lower() in ("last", "true")
     if (folder / "metrics.json").exists():
         raise FileExistsError(f"The run in `output_dir` {str(folder)!r} has ended. Choose another folder.")
+    refuse_existing(folder, overwrite=True)
     is_own = (folder / BEGUN).exists() and (is_last or (wanted and Path(wanted).resolve().parent == folder.resolve()))
-    if folder.exists() and any(folder.iterdir()) and not is_own:
+    # A process that was killed may leave a file that had no name yet.
+    if folder.exists() and any(path.suffix != ".tmp" for path in folder.iterdir()) and not is_own:
         advice = " It goes on with --resume_from_checkpoint last." if (folder / BEGUN).exists() else ""
         raise FileExistsError(f"`output_dir` {str(folder)!r} is not empty. Choose another folder.{advice}")
     if wanted is None:
         return None
     if is_last:
-        checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-        checkpoint = next((path for path in reversed(checkpoints) if read_state(path) is not None), None)
+        checkpoint = find_last(folder)
         if checkpoint is None:
             return None
     else:
@@ -293,14 +299,6 @@ def find_checkpoint(folder: Path, wanted: str | None) -> Path | None:
     if best is not None and not Path(best).is_dir():
         raise FileNotFoundError(f"The best checkpoint so far, {best!r}, is not there: start where the run was started.")
     return checkpoint
-
-
-def read_state(checkpoint: Path) -> dict[str, Any] | None:
-    """The state of Trainer, which it writes last: none in a checkpoint that was cut short."""
-    try:
-        return read_json(checkpoint / "trainer_state.json")
-    except (OSError, ValueError):
-        return None
 
 
 def check_begun(checkpoint: Path, begun: Mapping[str, Any]) -> None:
@@ -361,7 +359,11 @@ def get_tokenizer(arguments: ModelArguments, data: TextData) -> PreTrainedTokeni
     source = arguments.tokenizer or find_start(arguments)
     if source is None:
         texts = [text for name in ("text", "text_pair") if name in data.train.column_names for text in data.train[name]]
-        return train_wave_tokenizer(texts, arguments.vocab_size, model_max_length=arguments.max_length or MAX_LENGTH)
+        settings: dict[str, Any] = {
+            "lowercase": arguments.lowercase,
+            "model_max_length": arguments.max_length or MAX_LENGTH,
+        }
+        return train_wave_tokenizer(texts, arguments.vocab_size, **settings)
     tokenizer = load_wave_tokenizer(source)
     longest = tokenizer.model_max_length
     if arguments.max_length is not None and arguments.max_length > longest:
@@ -400,9 +402,20 @@ def get_model(
             if is_pair:
                 config.update({"classifier_pooling": "segments", "type_vocab_size": max(segments, 2)})
         config.update({} if dropout is None else {"hidden_dropout_prob": dropout})
-        model = AutoModelForSequenceClassification.from_pretrained(
-            start, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            start,
+            config=config,
+            ignore_mismatched_sizes=True,  # of the classifier, if the classes are others
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
+        for weight, found, expected in sorted(loaded["mismatched_keys"]):
+            if weight.startswith(f"{model.base_model_prefix}.") and "token_type_embeddings" not in weight:
+                raise ValueError(
+                    f"`model` {start!r} must have the {weight!r} that its config.json asks for, of shape "
+                    f"{tuple(expected)}, got one of shape {tuple(found)}."
+                )
         if getattr(model.config, "type_vocab_size", 0) > segments:
             nn.init.zeros_(cast(Any, model).wave.embeddings.token_type_embeddings.weight)  # reads as before
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -511,12 +524,14 @@ def print_skew(classes: list[tuple[int, int]], data: TextData, arguments: RunArg
 
 
 def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32") -> None:
-    """Saves beside the folder first and moves file by file, so that no file in it is ever half written."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix="_saving-") as temporary:
+    """Saves beside the folder first and moves file by file, weights last, so that nothing is ever half written."""
+    for left in folder.glob("_saving-*"):  # by a process that was killed
+        shutil.rmtree(left)
+    with name_failures(folder), tempfile.TemporaryDirectory(dir=folder, prefix="_saving-") as temporary:
         model.to(getattr(torch, dtype)).save_pretrained(temporary)
         model.float()
         config = Path(temporary, "config.json")
         write_json(config, read_json(config) | {"dtype": "float32"})  # what it computes in, wherever it is loaded
         tokenizer.save_pretrained(temporary)
-        for path in Path(temporary).iterdir():
+        for path in sorted(Path(temporary).iterdir(), key=lambda path: "safetensors" in path.name):
             os.replace(path, folder / path.name)

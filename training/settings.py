@@ -10,13 +10,16 @@ from itertools import chain
 from typing import Any, Literal, cast
 
 import torch
+from accelerate.utils import DynamoBackend
 from huggingface_hub.utils import validate_repo_id
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 
 from ..configuration import WaveConfig
 from ..data.measure import METRICS
+from ..files import check_source
 
 # By what the best model of a run is chosen. Of numbers by their errors: ranks alone say little on few rows.
 BEST = {"single": "accuracy", "multi": "micro_f1", "number": "mse"}
@@ -46,15 +49,21 @@ FINETUNING = (
 FROM_PROBE = 200
 OF_VALIDATION = (
     *("validation_fraction", "validation_cut", "eval_strategy", "eval_steps", "save_strategy", "save_steps"),
+    *("eval_delay", "eval_on_start", "save_total_limit", "save_only_model"),
     *("load_best_model_at_end", "metric_for_best_model", "early_stopping_patience"),
 )
+# The largest model that is tried: beyond it memory ends, and with it other programs.
+MOST = {"hidden_size": 2**14, "intermediate_size": 2**16, "num_hidden_layers": 1000}
 # Settings of transformers that have no effect here, or would spoil what is measured.
 FIXED = {
     "finetune trains, validates and tests": ("do_train", "do_eval", "do_predict"),
-    "all rows are measured together": ("prediction_loss_only", "batch_eval_metrics", "eval_do_concat_batches"),
-    "every row is read": ("dataloader_drop_last",),
+    "all rows are measured together, in float32": (
+        *("prediction_loss_only", "batch_eval_metrics", "eval_do_concat_batches", "bf16_full_eval", "fp16_full_eval"),
+    ),
+    "every row is read, by one process": ("dataloader_drop_last", "accelerator_config", "local_rank"),
     "the columns are those that the tokenizer makes": ("remove_unused_columns", "label_names", "length_column_name"),
-    "the metrics are accuracy and macro F1": ("include_for_metrics",),
+    "the metrics are accuracy and macro F1": ("include_for_metrics", "greater_is_better"),
+    "a run is trained as its record says": ("auto_find_batch_size", "restore_callback_states_from_checkpoint"),
     "a Wave Network has none": ("use_cache", "use_liger_kernel", "liger_kernel_config"),
     "the model fits on one device; for several start it with torchrun": (
         "fsdp",
@@ -62,6 +71,58 @@ FIXED = {
         "deepspeed",
         "parallelism_config",
     ),
+}
+# Settings that have an effect only beside another one, and which values that must have. None: any that turns it on.
+BESIDE: dict[str, tuple[str, Sequence[str] | None]] = {
+    "eval_steps": ("eval_strategy", ["steps"]),
+    "save_steps": ("save_strategy", ["steps"]),
+    "logging_steps": ("logging_strategy", ["steps"]),
+    **dict.fromkeys(("eval_delay", "eval_on_start", "metric_for_best_model"), ("eval_strategy", ["steps", "epoch"])),
+    **dict.fromkeys(("save_total_limit", "save_only_model"), ("save_strategy", ["steps", "epoch", "best"])),
+    **dict.fromkeys(("hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision"), ("push_to_hub", None)),
+    **dict.fromkeys(
+        ("run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), ("report_to", None)
+    ),
+    **dict.fromkeys(
+        (
+            *("dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
+            "dataloader_in_order",
+        ),
+        ("dataloader_num_workers", None),
+    ),
+    "data_seed": ("train_sampling_strategy", ["random", "group_by_length", "batch_rebalance"]),
+    "activation_checkpointing_kwargs": ("activation_checkpointing", None),
+    "gradient_checkpointing_kwargs": ("gradient_checkpointing", None),
+    "early_stopping_threshold": ("early_stopping_patience", None),
+    "ignore_data_skip": ("resume_from_checkpoint", None),
+    "warmup_steps": (
+        "lr_scheduler_type",
+        [each.value for each in SchedulerType if each.value not in ("constant", "reduce_lr_on_plateau", "greedy")],
+    ),
+    "lr_scheduler_kwargs": (
+        "lr_scheduler_type",
+        [each.value for each in SchedulerType if not each.value.startswith("constant")],
+    ),
+}
+OF_GPU = ("fp16", "tf32", "torch_empty_cache_steps")
+OF_PROCESSES = (
+    *("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend"),
+    *("ddp_timeout", "average_tokens_across_devices", "log_level_replica", "log_on_each_node", "save_on_each_node"),
+)
+OF_OPTIMIZER = ("optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon")
+# What numbers must be at least (0 if not said), greater than, and less than.
+LEAST = dict.fromkeys(
+    (
+        *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "max_steps"),
+        *("eval_accumulation_steps", "save_total_limit", "torch_empty_cache_steps", "dataloader_prefetch_factor"),
+    ),
+    1,
+)
+ABOVE = dict.fromkeys(("num_train_epochs", "eval_steps", "save_steps", "logging_steps"), 0)
+BELOW = {
+    **dict.fromkeys(("ema_decay", "label_smoothing_factor", "adam_beta1", "adam_beta2"), 1),
+    **dict.fromkeys(("seed", "data_seed"), 2**32),
+    "subword_buckets": 2**24,
 }
 
 
@@ -148,6 +209,7 @@ class ModelArguments:
         default=None, metadata={"help": "Files of texts that the teacher is asked about, beside the training rows."}
     )
     vocab_size: int = field(default=8192, metadata={"help": "Vocabulary of a tokenizer that is trained here."})
+    lowercase: bool = field(default=True, metadata={"help": "Such a tokenizer lower-cases. false: case is kept."})
     max_length: int | None = field(
         default=None,
         metadata={"help": f"Longest text in tokens; the rest is cut off. Default: {MAX_LENGTH}, or that of --model."},
@@ -206,14 +268,20 @@ class ModelArguments:
         # Two tokens stand around a text.
         if self.max_length is not None and self.max_length < 3:
             raise ValueError(f"`max_length` must be at least 3, for a token between two marks, got {self.max_length}.")
+        for name, most in MOST.items():
+            if (getattr(self, name) or 0) > most:
+                raise ValueError(f"`{name}` must be at most {most:,}, got {getattr(self, name)}.")
+        for name in ("model", "tokenizer", "teacher"):
+            check_source(name, getattr(self, name))
         changed = find_changed(self)
         if self.model not in (AUTO, NONE) and self.of_a_new_model:
             name = self.of_a_new_model[0]
             raise ValueError(
                 f"`{name}` ({changed[name]!r}) is for a new model; --model {self.model} has its own. Leave out one."
             )
-        if self.tokenizer is not None and "vocab_size" in changed:
-            raise ValueError(f"`vocab_size` ({self.vocab_size}) is for a new tokenizer; `tokenizer` has its own.")
+        for name in ("vocab_size", "lowercase"):
+            if self.tokenizer is not None and name in changed:
+                raise ValueError(f"`{name}` ({changed[name]}) is for a new tokenizer; `tokenizer` has its own.")
         if self.unlabelled and self.teacher is None:
             raise ValueError(f"`unlabelled` ({self.unlabelled}) is for a `teacher`: give both.")
         for name in ("ngram_size", "ngram_hidden_size"):
@@ -223,7 +291,8 @@ class ModelArguments:
     @property
     def of_a_new_model(self) -> list[str]:
         """The settings that were given and are for a new model alone."""
-        return [name for name in find_changed(self) if hasattr(WaveConfig, name) and name != "hidden_dropout_prob"]
+        names = {name for name in find_changed(self) if hasattr(WaveConfig, name) or name == "lowercase"}
+        return sorted(names - {"hidden_dropout_prob"})
 
 
 @dataclass
@@ -322,6 +391,10 @@ class RunArguments(TrainingArguments):
         default="group_by_length", metadata={"help": "Order of the training rows; group_by_length pads least."}
     )
     hub_strategy: str = field(default="end", metadata={"help": "When to push with --push_to_hub."})
+    # None: also `false`, transformers' default, would have no effect.
+    do_train: bool | None = field(default=None, metadata={"help": "Not here: finetune trains, validates and tests."})  # type: ignore[assignment]
+    do_eval: bool | None = field(default=None, metadata={"help": "Not here."})  # type: ignore[assignment]
+    do_predict: bool | None = field(default=None, metadata={"help": "Not here."})  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         # transformers' default is the word "no", which the command line reads as a boolean.
@@ -333,6 +406,7 @@ class RunArguments(TrainingArguments):
         self.set_defaults({"metric_for_best_model": BEST["single"]})  # until the task is known
         self.check_numbers()
         self.check_choices()
+        self.read_dictionaries()
         self.resolve_saving()
         # transformers would call it `trainer_output`; `finetune` calls it after the data.
         self.output_dir = self.output_dir or ""
@@ -348,6 +422,22 @@ class RunArguments(TrainingArguments):
             self.save_strategy = self.eval_strategy if self.eval_strategy != "no" else "epoch"
             if self.save_strategy == "steps" and self.eval_steps and "save_steps" not in self.changed:
                 self.save_steps = self.eval_steps
+        if self.load_best_model_at_end and self.save_strategy not in ("best", self.eval_strategy):
+            raise ValueError(
+                f"`save_strategy` must be as `eval_strategy` ({self.eval_strategy}) or best, so that the best model is "
+                f"kept, or `load_best_model_at_end` false; got {self.save_strategy!r}."
+            )
+
+    def read_dictionaries(self) -> None:
+        for name in ("lr_scheduler_kwargs", "activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+            value = getattr(self, name, None)
+            if isinstance(value, str):
+                try:
+                    setattr(self, name, json.loads(value))
+                except ValueError as error:
+                    raise ValueError(f"`{name}` must be JSON, got {value!r}: {error}") from error
+            if not isinstance(getattr(self, name, None), dict | None):
+                raise ValueError(f'`{name}` must be a JSON object such as {{"power": 2}}, got {value!r}.')
 
     def resolve_numbers(self, rows: int, is_new: bool) -> None:
         """Completes learning rate, batch and epochs, of which a new model takes more on few rows."""
@@ -378,32 +468,32 @@ class RunArguments(TrainingArguments):
         self.set({name: value for name, value in settings.items() if getattr(self, name) is None})
 
     def check_numbers(self) -> None:
-        for name, least in {
-            "per_device_train_batch_size": 1,
-            "per_device_eval_batch_size": 1,
-            "gradient_accumulation_steps": 1,
-            "learning_rate": 0,
-            "weight_decay": 0,
-            "mixup_alpha": 0,
-            "early_stopping_threshold": 0,
-            "early_stopping_patience": 0,
-            "subword_buckets": 0,
-        }.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value < math.inf:
-                raise ValueError(f"`{name}` must be a finite number of at least {least}, got {value}.")
-        for name in ("ema_decay", "label_smoothing_factor"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 0 and less than 1, got {getattr(self, name)}.")
-        epochs = self.num_train_epochs
-        if self.max_steps <= 0 and epochs is not None and not 0 < epochs < math.inf:
-            raise ValueError(f"`num_train_epochs` must be a finite number greater than 0, got {epochs}.")
+        for name, value in self.changed.items():
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                continue
+            least, above, below = LEAST.get(name, 0), ABOVE.get(name, -math.inf), BELOW.get(name, math.inf)
+            if name in ABOVE and not above < value < below:
+                raise ValueError(f"`{name}` must be a finite number greater than {above}, got {value}.")
+            if not least <= value < below:
+                must = (
+                    f"at least {least} and less than {below}"
+                    if name in BELOW
+                    else f"a finite number of at least {least}"
+                )
+                raise ValueError(f"`{name}` must be {must}, got {value}.")
+        if "max_steps" in self.changed and "num_train_epochs" in self.changed:
+            raise ValueError("`num_train_epochs` has no effect beside `max_steps`. Leave out one.")
 
     def check_choices(self) -> None:
         orders = {each.name: each.metadata for each in fields(TrainingArguments)}["train_sampling_strategy"]
         for name, allowed in {
             "metric_for_best_model": ("loss", *sorted(set(chain.from_iterable(METRICS.values())))),
             "class_weights": ("none", "balanced"),
+            "save_dtype": ("float32", "float16"),
+            **{f"{name}_strategy": [each.value for each in IntervalStrategy] for name in ("eval", "logging")},
+            "save_strategy": [each.value for each in SaveStrategy],
+            "torch_compile_backend": [each.value.lower() for each in DynamoBackend],
+            "hub_strategy": [each.value for each in HubStrategy],
             "train_sampling_strategy": orders.get("choices", ["random", "sequential", "group_by_length"]),
         }.items():
             if getattr(self, name) not in (None, *allowed):
@@ -417,8 +507,18 @@ class RunArguments(TrainingArguments):
 
     def check_together(self) -> None:
         """A ValueError, or ImportError, for settings that may be right alone but not with the others, or here."""
-        if self.early_stopping_threshold and not self.early_stopping_patience:
-            raise ValueError("`early_stopping_threshold` is for `early_stopping_patience`: give both.")
+        for name, (other, values) in BESIDE.items():
+            value = getattr(self, other, None)
+            if name in self.changed and (value not in values if values else not value):
+                wanted = f" {' or '.join(values)}, got {getattr(value, 'value', value)}." if values else ": give both."
+                raise ValueError(f"`{name}` is for `{other}`{wanted}")
+        is_alone, is_on_cpu = self.world_size == 1, self.device.type == "cpu"
+        for names, is_idle, why in (
+            (OF_GPU, is_on_cpu, "a GPU, and there is none"),
+            (OF_PROCESSES, is_alone, "several processes: start them with torchrun"),
+        ):
+            for name in self.changed.keys() & names if is_idle else ():
+                raise ValueError(f"`{name}` is for {why}.")
         if self.early_stopping_patience and self.eval_strategy == "no":
             raise ValueError("`early_stopping_patience` goes by validation: `eval_strategy` must not be 'no'.")
         if self.mixup_alpha and (self.torch_compile or self.n_gpu > 1):
@@ -435,6 +535,10 @@ class RunArguments(TrainingArguments):
             trial = set_quietly(self, {"learning_rate": self.learning_rate or RATE})
             optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(trial)
             optimizer = optimizer_class([weight], **settings)
+            for name in self.changed.keys() & OF_OPTIMIZER:
+                other = set_quietly(trial, {name: type(self).__dataclass_fields__[name].default})
+                if Trainer.get_optimizer_cls_and_kwargs(other)[1] == settings:
+                    raise ValueError(f"{self.optim.value} does not read `{name}`")
             kwargs = cast(dict | None, self.lr_scheduler_kwargs)
             get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=kwargs)
         except (TypeError, ValueError, ImportError) as error:

@@ -32,7 +32,7 @@ from ..data.load import TextData, read_texts
 from ..files import open_whole
 from .probe import STRENGTHS, MakeTrainer, Probe, embed
 from .settings import MAX_LENGTH, ModelArguments, RunArguments, set_quietly
-from .trainer import ClassificationLoss, WaveTrainer
+from .trainer import ClassificationLoss, WaveTrainer, find_last
 
 SHARE = 0.3  # of the cross-entropy in the loss
 SHARD = 1024  # texts in a file of logits
@@ -74,7 +74,7 @@ class SentenceClassifier(nn.Module):
 
     def __init__(self, name: str, classes: int):
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(name)
+        self.encoder = AutoModel.from_pretrained(name, use_safetensors=True)
         self.config = self.encoder.config
         self.classifier = nn.Linear(self.config.hidden_size, classes)
 
@@ -162,7 +162,7 @@ def load_teacher(
             names = wanted
         if sorted(names) != sorted(wanted):
             raise ValueError(f"`teacher` {name!r} must have the classes {wanted}, got {names}.")
-        model = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
+        model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         return model, [names.index(each) for each in wanted]
     torch.manual_seed(arguments.seed)
     student, weights = cast(Any, SentenceClassifier(name, len(wanted))), folder / "model.safetensors"
@@ -174,9 +174,8 @@ def load_teacher(
         settings |= {"output_dir": str(folder), "save_strategy": "epoch", "save_total_limit": 1}
         settings |= {"per_device_train_batch_size": 16, "ema_decay": 0.0, "mixup_alpha": 0.0}
         settings |= {"disable_tqdm": arguments.disable_tqdm}
-        complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-        last = max(map(str, complete), key=lambda path: int(path.rpartition("-")[2]), default=None)
-        make_trainer(student, set_quietly(arguments, settings), rows).train(resume_from_checkpoint=last)
+        last = find_last(folder)
+        make_trainer(student, set_quietly(arguments, settings), rows).train(resume_from_checkpoint=last and str(last))
         with open_whole(weights, "wb") as opened:
             save_model(student, opened.name)
         for path in folder.glob("checkpoint-*"):

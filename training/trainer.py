@@ -13,11 +13,26 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from ..files import name_failures, read_json
 from .settings import RunArguments
 
 # In a checkpoint, beside the average: the weights from which the training goes on.
 RAW_WEIGHTS = "raw_weights.safetensors"
 CLASSIFIERS = ("classifier", "score")  # how transformers' classifiers of texts call the map to the logits
+
+
+def find_last(folder: Path) -> Path | None:
+    """The last complete checkpoint in a folder."""
+    checkpoints = [path for path in folder.glob("checkpoint-*") if read_state(path) is not None]
+    return max(checkpoints, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any] | None:
+    """The state of Trainer, which it writes last: none in a checkpoint that was cut short."""
+    try:
+        return read_json(checkpoint / "trainer_state.json")
+    except (OSError, ValueError):
+        return None
 
 
 class SeededSampler(LengthGroupedSampler):
@@ -176,13 +191,14 @@ class WaveTrainer(Trainer):
             return super().evaluate(*arguments, **settings)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.averaging.average is not None and self.args.should_save:
-            # Before the state of Trainer, by which a checkpoint is known to be complete.
-            folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
-            folder.mkdir(parents=True, exist_ok=True)
-            save_model(cast(nn.Module, self.model), str(folder / RAW_WEIGHTS))
-        with self.average_in_place():
-            super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+        with name_failures(folder):
+            if self.averaging.average is not None and self.args.should_save:
+                # Before the state of Trainer, by which a checkpoint is known to be complete.
+                folder.mkdir(parents=True, exist_ok=True)
+                save_model(cast(nn.Module, self.model), str(folder / RAW_WEIGHTS))
+            with self.average_in_place():
+                super()._save_checkpoint(model, trial)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
