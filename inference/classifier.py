@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ..data.tokens import Losses
 from ..files import check_source
-from .classify import CHUNK, CPU_TOKENS, clean, make_row, resolve_abstain, resolve_problem, split_batches, to_scores
+from .classify import CHUNK, CPU_TOKENS, clean, make_rows, resolve_abstain, resolve_problem, split_batches, to_scores
 from .explain import explain_row, list_words
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Classifier:
         if self.problem == "regression":
             answers = logits_NK[:, 0].tolist() if len(self.labels) == 1 else logits_NK.tolist()
         else:
-            answers = [self.answer(logits, least=least)[1] for logits in logits_NK]
+            answers = [label for _, label, *_ in self.answer(logits_NK, least=least)]
         return answers[0] if is_one else answers
 
     def predict_proba(self, texts: Any) -> np.ndarray:
@@ -92,9 +92,11 @@ class Classifier:
         answers = [list_words(row, explain_row(self, row)) for row in rows]
         return answers[0] if is_one else answers
 
-    def answer(self, logits: np.ndarray, row: int = 0, top_k: int | None = None, least: float = 0.0) -> list[Any]:
-        """What `make_row` makes of the logits of a row."""
-        return make_row(row, logits, self.labels, self.problem, top_k, self.thresholds, least)
+    def answer(
+        self, logits_NK: np.ndarray, start: int = 0, top_k: int | None = None, least: float = 0.0
+    ) -> list[list[Any]]:
+        """What `make_rows` makes of logits."""
+        return make_rows(start, logits_NK, self.labels, self.problem, top_k, self.thresholds, least)
 
     def to_rows(self, texts: Any) -> tuple[list[dict[str, str]], bool]:
         """Texts as rows of `text` (and `text_pair`), and whether it is a single one."""

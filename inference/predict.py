@@ -175,9 +175,9 @@ class Answers:
 
     def make(self, batch: Rows) -> Rows:
         rows = []
-        for row, logits in zip(batch, self.classifier.logits(batch), strict=True):
+        answers = self.classifier.answer(self.classifier.logits(batch), self.number, self.top_k, self.least)
+        for row, answer in zip(batch, answers, strict=True):
             kept = [None if is_missing(value) else value for value in row.pop("kept", {}).values()]
-            answer = self.classifier.answer(logits, self.number, self.top_k, self.least)
             named = {"row": answer[0], **dict(zip(self.kept, kept, strict=True)), **row}
             named |= zip(self.header, answer[1:], strict=True)
             if self.explain:
@@ -186,7 +186,7 @@ class Answers:
                 named["words"] = [{"word": word, "weight": weight} for word, weight in strongest]
                 self.shown += [(describe(named, self.header), row, words)] * (len(self.shown) < SHOWN)
             rows.append(named)
-            self.number += 1
+        self.number += len(rows)
         return rows
 
 
