@@ -74,7 +74,7 @@ class SentenceClassifier(nn.Module):
 
     def __init__(self, name: str, classes: int):
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(name, use_safetensors=True)
+        self.encoder = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         self.config = self.encoder.config
         self.classifier = nn.Linear(self.config.hidden_size, classes)
 
