@@ -41,14 +41,13 @@ from .decisions import describe_abstain, tune_abstain, tune_thresholds
 from .mistakes import write_mistakes
 from .numbers import Scale
 from .packing import DataCollatorWithPacking, takes_packed
-from .probe import Choice, MakeTrainer, choose
+from .probe import Choice, MakeTrainer, choose, compares_pairs, goes_on_from_probe, start_head
 from .progress import quiet
 from .record import count_parameters, describe_data, describe_settings, make_record
 from .results import advise
 from .settings import (
     DROPOUT,
     FEW,
-    FROM_PROBE,
     MAX_LENGTH,
     OF_VALIDATION,
     SKEWED,
@@ -129,7 +128,7 @@ def finetune(
     check_task(data, model_arguments, arguments)
     arguments.resolve_task(data.task)
     scale = Scale.find(data.train["label"]) if data.task == "number" else None
-    restore = np.asarray if scale is None else scale.undo
+    restore: Callable[[Any], np.ndarray] = np.asarray if scale is None else scale.undo
     skew = find_skew(data)
     arguments.resolve_skew(skew is not None and compute_loss_func is None)
     if model_arguments.teacher is not None:  # one that is not there is said before anything is written
@@ -175,8 +174,8 @@ def finetune(
         rows = len(texts)
     choice: Choice | None = None
     logits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    is_from_encoder = make_model is None and is_encoder(model.config)
-    is_crossed = is_from_encoder and not is_taught and is_cross_validated(data, data_arguments, arguments)
+    has_probe = make_model is None and (is_encoder(model.config) or (is_new and compares_pairs(model)))
+    is_crossed = has_probe and not is_taught and is_cross_validated(data, data_arguments, arguments)
     if is_crossed:
         numbers = {**data.numbers, "train": [*data.numbers["train"], *data.numbers["validation"]]}
         joined = concatenate_datasets([data.train, data.validation])
@@ -186,9 +185,11 @@ def finetune(
         print(f"Few rows: all {len(joined):,} are trained on. They are held out in turn to validate.", flush=True)
     if skew is not None and is_main:
         print_skew(skew, data, arguments)
-    if is_from_encoder:
+    if has_probe:
         is_few = not is_taught and rows <= FEW and arguments.world_size == 1
         choice = start_from_encoder(model, data, encoded["train"], arguments, make_trainer) if is_few else None
+        if not is_few and compares_pairs(model) and arguments.world_size == 1:
+            start_head(model, encoded["train"], arguments, make_trainer, data.task)
         arguments.set_defaults(suggest_finetuning(rows))
         if is_crossed and choice is not None:
             numbers = data.numbers | {"validation": [data.numbers["train"][row] for row in choice.rows]}
@@ -479,7 +480,7 @@ def start_from_encoder(
     choice = choose(model, encoded, data.train.remove_columns("label"), arguments, make_trainer, data.task, may_stay)
     if choice.is_alone:
         arguments.num_train_epochs = 0.0
-    if choice.is_alone or len(encoded) <= FROM_PROBE:
+    if choice.is_alone or goes_on_from_probe(model, len(encoded)):
         choice.probe.put_into(model)
     metric, style = METRICS[data.task][0], ".3f" if data.task == "number" else ".1%"
     found = ", ".join(f"{name} {score:{style}}" for name, score in choice.scores.items())
