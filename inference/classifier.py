@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as bars
 
 from ..data.tokens import Losses, to_tensors
 from ..files import check_source
@@ -37,8 +38,9 @@ def load(
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     device = resolve_device(device)
     check_source("model", os.fspath(model))
+    loaded = load_classifier(os.fspath(model), trust_remote_code).to(device)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    return Classifier(load_classifier(str(model), trust_remote_code).to(device), tokenizer, batch_size)
+    return Classifier(loaded, tokenizer, batch_size)
 
 
 class Classifier:
@@ -140,6 +142,8 @@ class Classifier:
             longest = max(1, *(lengths[index] for index in chosen))
             batch = to_tensors(self.tokenizer.pad(features, padding="max_length", max_length=longest))
             logits[chosen] = self.model(**batch.to(self.model.device)).logits.float().cpu().numpy()
+        if not np.isfinite(logits).all():
+            raise ValueError("The `model` must give finite logits, got others: its weights are damaged.")
         return logits
 
 
@@ -163,14 +167,21 @@ def load_classifier(name: str, trust_remote_code: bool = False, **settings: Any)
     Raises:
         ValueError, OSError: The model is missing, damaged, or no trained classifier; the message names what is wrong.
     """
-    model, loaded = AutoModelForSequenceClassification.from_pretrained(
-        name,
-        use_safetensors=True,
-        trust_remote_code=trust_remote_code,
-        ignore_mismatched_sizes=True,  # refused below: transformers itself points to a table in its log
-        output_loading_info=True,
-        **settings,
-    )
+    has_bars = bars.is_progress_bar_enabled()
+    if os.path.isdir(name):
+        bars.disable_progress_bar()  # which would stay on the screen, of what takes an instant
+    try:
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # refused below: transformers itself points to a table in its log
+            output_loading_info=True,
+            **settings,
+        )
+    finally:
+        if has_bars:
+            bars.enable_progress_bar()
     if loaded["mismatched_keys"]:
         weight, found, expected = min(loaded["mismatched_keys"])
         raise ValueError(

@@ -79,8 +79,6 @@ def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
     names = ("device", "batch_size", "trust_remote_code")
     classifier = load(arguments.model, **{name: getattr(arguments, name) for name in names})
     logits_NK = classifier.logits_of_all(rows)
-    if not np.isfinite(logits_NK).all():
-        raise ValueError(f"`model` {arguments.model!r} must give finite logits; its weights are damaged.")
     thresholds = getattr(config, "classifier_thresholds", None)
     found: dict[str, Any] = {"model": arguments.model, "file": arguments.file, "task": task}
     found["results"] = measure(task, logits_NK, labels, label_names, thresholds)
