@@ -7,9 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from .files import read_json
 from .hub_card import draw_pictures, write_card
 from .inference.classifier import Classifier, load
 from .training import finetune as training
+from .training.results import describe_results
 from .training.settings import DataArguments, ModelArguments, RunArguments
 
 
@@ -59,11 +61,12 @@ def finetune(
 def train(
     data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments, dataset: Any = None
 ) -> Path:
-    """Trains and writes the card; of several processes the first one writes. Returns the run folder."""
+    """Trains, writes the card and says what was reached; of several processes the first one. Returns the run folder."""
     folder = training.finetune(data_arguments, model_arguments, arguments, dataset=dataset)
     if arguments.process_index == 0:
         draw_pictures(folder)
         write_card(folder, repo_id=arguments.hub_model_id)
+        print(describe_results(read_json(folder / "metrics.json"), folder), flush=True)
     return folder
 
 

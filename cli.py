@@ -205,25 +205,11 @@ def run_finetune(words: list[str]) -> None:
     folder = train(data_arguments, model_arguments, arguments)
     if arguments.process_index != 0:
         return
-    print_results(folder)
     if arguments.push_to_hub:
         repo_id = arguments.hub_model_id or folder.resolve().name
         print(f"Pushing. If it fails: {shlex.join(['wave-network', 'push', str(folder), repo_id])}", flush=True)
         settings = {"token": arguments.hub_token, "private": arguments.hub_private_repo}
         print(f"Pushed: {push_run(folder, repo_id, revision=arguments.hub_revision, **settings)}")
-
-
-def print_results(folder: Path) -> None:
-    from .files import read_json
-
-    metrics = read_json(folder / "metrics.json")
-    for split, result in metrics["results"].items():
-        figures = [f"{name} {value:.4g}" for name, value in result.items() if isinstance(value, float)]
-        print(f"{split}, {result['rows']:,} rows: {', '.join(figures)}")
-    if metrics["end"]["reason"] == "early_stopping_patience":
-        print(f"Stopped early, after epoch {metrics['end']['epoch']:g}.")
-    print(f"Done in {metrics['duration_seconds']:.0f} s. The model, its card and metrics.json are in {folder}")
-    print(f"To use it: {shlex.join(['wave-network', 'predict', str(folder), '--file', 'texts.csv'])}")
 
 
 def run_predict(words: list[str]) -> None:

@@ -53,8 +53,8 @@ def main(export: str, source: str, target: str) -> None:
     print(f"{len(names) - len(left):,} of {len(names):,} files are done", flush=True)
     if left:
         ray.init()  # the cluster of RAY_ADDRESS or of `ray start`, or else the cores of this machine
-        rows = ray.data.from_items(left).map_batches(classify_files, batch_size=1, fn_kwargs=folders).sum("rows")
-        print(f"{rows:,} rows are classified")
+        done = ray.data.from_items(left).map_batches(classify_files, batch_size=1, fn_kwargs=folders).take_all()
+        print(f"{sum(each['rows'] for each in done):,} rows are classified")
 
 
 if __name__ == "__main__":
