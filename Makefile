@@ -5,12 +5,13 @@ OLDEST ?= .venv-oldest
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
+NPM := .cache/npm
 RUN ?= runs/bbc_news
 # One thread for each of the processes that share the tests.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 PACKAGE := __init__.py __main__.py api.py cli.py files.py py.typed analysis configuration data hub_card inference modeling_wave tokenization training
 
-.PHONY: help demo test nightly test-oldest bench check hub clean
+.PHONY: help demo test nightly test-oldest bench check sbom hub clean
 
 help:
 	@echo "make demo    set up, train on BBC News, load the result back and classify three headlines"
@@ -19,6 +20,7 @@ help:
 	@echo "make test-oldest   the tests with the oldest versions that are claimed, in an environment of their own"
 	@echo "make bench   measure speed, memory and numerical error (15 minutes), then fill the tables of the documents"
 	@echo "make check   lint, format and types"
+	@echo "make sbom    list the packages of the environment in sbom.json, in the form of CycloneDX"
 	@echo "make hub     push a run:  make hub REPO=user/name [RUN=runs/bbc_news]"
 	@echo "make clean   remove the environment and caches; runs stay"
 
@@ -37,8 +39,15 @@ $(DEV): $(READY)
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
-# Transformers' own tests are fetched before ours run, which need no network.
-test: $(DEV)
+# What runs in Node.js and in Chromium is tested where npm is.
+$(NPM)/.ready: tests/npm/package-lock.json
+	mkdir -p $(NPM)
+	cp tests/npm/package.json tests/npm/package-lock.json $(NPM)
+	npm ci --prefix $(NPM) --ignore-scripts --no-audit --no-fund
+	touch $@
+
+# Transformers' own tests and npm's packages are fetched before our tests run, which need no network.
+test: $(DEV) $(if $(shell command -v npm),$(NPM)/.ready)
 	$(BIN)/python tests/fetch_transformers_tests.py
 	$(PYTEST)
 
@@ -69,6 +78,12 @@ check: $(DEV)
 	mkdir -p build/types/wave_network
 	ln -sfn $(addprefix $(CURDIR)/,$(PACKAGE)) build/types/wave_network
 	$(BIN)/mypy
+
+# From an environment of its own: the list is of what the project needs.
+sbom: $(READY)
+	$(PYTHON) -m venv build/sbom
+	build/sbom/bin/python -m pip install --quiet "cyclonedx-bom>=7"
+	build/sbom/bin/cyclonedx-py environment $(VENV) --output-file sbom.json
 
 hub: $(READY)
 	@test -n "$(REPO)" || { echo "Name the repository: make hub REPO=user/name"; exit 2; }

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..files import find_fonts
+
 # The colours of Okabe and Ito, which colour-blind readers can tell apart. Markers and dashes differ too, for print
 # without colours. A model looks the same in every figure.
 BLUE, SKY, VERMILION, GREY, BLACK = "#0072B2", "#56B4E9", "#D55E00", "#666666", "#000000"
@@ -22,7 +24,7 @@ def new_figure(width: float, height: float, title: str) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, parse_math=False, fontsize=11)
+    figure.suptitle(title, parse_math=False, fontsize=11, fontfamily=find_fonts([title])[0])
     return figure
 
 

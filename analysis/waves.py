@@ -21,6 +21,7 @@ import torch
 from numpy.polynomial.legendre import leggauss
 from tqdm.auto import tqdm
 
+from ..files import find_fonts
 from .figures import BLACK, BLUE, VERMILION, new_figure
 from .phase import find_embeddings, find_phases, find_variants
 from .study import Experiment, Picture, Result, Settings, Study, list_texts, make_table, setting
@@ -33,12 +34,17 @@ TEXTS_AT_ONCE = 16
 # Orange for negative values, blue for positive ones: black can be read on both.
 BAR = ["#E69F00", "#56B4E9"]
 WORDS = {
-    ENERGY: "How much of the text's energy a token has, over all dimensions and both of its waves. All tokens together "
-    "have 100 %. It says what the layer mixes, not what decides.",
-    GRADIENTS: "What a token adds to the score (logit) of the predicted class, beside a text whose words are empty. "
-    "Blue: it speaks for the class. Orange: against it.",
-    INTERFERENCE: "The layer makes two waves of each token. 1: they swing together and strengthen each other. -1: they "
-    "swing against each other and weaken each other. The mean over the dimensions.",
+    GRADIENTS: (
+        "Which words decided?",
+        "What each token adds to the <b>logit</b>, the score from which the probability of the answer is made, beside "
+        "a text whose words are empty (<b>integrated gradients</b>). Blue: it speaks for the answer. Orange: against.",
+    ),
+    ENERGY: (
+        "What does the model mix?",
+        "It holds a text as waves, one in each <b>dimension</b>: a place in the list of numbers that stands for a "
+        "token. The <b>energy</b> of a wave is its height squared. Here is each token's share of the text's energy, in "
+        "percent. A token with much energy colours all others. It need not decide.",
+    ),
 }
 
 
@@ -223,7 +229,9 @@ def draw(record: dict[str, Any], result: Result) -> Iterator[Picture]:
         axes.axvline(0, color=BLACK, linewidth=0.8)
         axes.set_xlabel(name)
         axes.grid(axis="x", alpha=0.3)
-    axes.set_yticks(range(len(tokens)), tokens, parse_math=False)
+    families, missing = find_fonts(tokens)
+    shown = [f"#{place}" if missing & set(token) else token for place, token in enumerate(tokens, start=1)]
+    axes.set_yticks(range(len(tokens)), shown, parse_math=False, fontfamily=families)
     axes.invert_yaxis()
     yield Picture(
         "waves",
@@ -239,7 +247,6 @@ def describe(record: dict[str, Any], result: Result) -> str:
         ", ".join(f"`{row['token']}`" for row in sorted(result.table, key=lambda row: -row[name])[:3])
         for name in (ENERGY, GRADIENTS)
     )
-    destructive = np.mean([row["destructive dimensions (%)"] for row in result.table])
     areas = [
         {"order": name, "area under the curve": f"{area['mean']:.3f}"}
         | {"less that of a random order": f"{area['less random']:+.3f} ± {area['se']:.3f}"}
@@ -251,7 +258,7 @@ def describe(record: dict[str, Any], result: Result) -> str:
             f"The model says **{details['label']}** ({details['probability']:.1%}). The largest energy shares have "
             f"{by_share}. By integrated gradients {by_gradient} do most for the decision; their sum misses the "
             f"difference of the logits by {details['rest']:.1e}. The two variants of a token weaken each other in "
-            f"{destructive:.1f} % of all tokens and dimensions.",
+            f"{find_destructive(result):.1f} % of all tokens and dimensions.",
             f"How soon the decision falls when words are taken out, over {details['texts']:,} texts (difference ± "
             "standard error; the smaller the area, the better the order finds what decides):",
             make_table(areas),
@@ -264,28 +271,36 @@ def make_page(record: dict[str, Any], result: Result) -> str:
     import pandas
 
     label, model = html.escape(result.details["label"]), html.escape(record["model"]["name"])
-    style = pandas.DataFrame(result.table)[["token", ENERGY, GRADIENTS, INTERFERENCE]].style.hide(axis="index")
-    style = style.format(precision=3, escape="html").bar([ENERGY], color=BAR[1], vmin=0)
-    style = style.bar([GRADIENTS], align="zero", color=BAR)
-    style = style.bar([INTERFERENCE], align="zero", color=BAR, vmin=-1, vmax=1)
-    words = "\n".join(f"<dt><b>{html.escape(name)}</b></dt><dd>{text}</dd>" for name, text in WORDS.items())
+    table, sections = pandas.DataFrame(result.table), ""
+    for name, (question, text) in WORDS.items():
+        style = table[["token", name]].style.hide(axis="index").hide(axis="columns").format(precision=2, escape="html")
+        align: Any = "left" if name == ENERGY else "zero"
+        style = style.bar([name], align=align, vmin=0 if name == ENERGY else None, color=BAR, height=70)
+        sections += f"<h2>{question}</h2>\n<p>{text}</p>\n{style.to_html(table_uuid=name.split()[0])}\n"
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>Waves: {label}</title>
-<style>body {{ font: 18px/1.6 sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem }}
-td {{ min-width: 9rem; padding: 0 .6rem }} dd {{ margin: 0 0 .8rem }}</style>
+<style>body {{ font: 18px/1.6 sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem }}
+table {{ width: 100%; border-spacing: 0 }} td {{ padding: 0 .6rem; unicode-bidi: plaintext }}
+td:first-child {{ width: 30%; text-align: right; overflow-wrap: anywhere }}</style>
 <h1>{label}, {result.details["probability"]:.1%}</h1>
-<p>This is what the Wave Network <b>{model}</b> says of the text below, which it reads token by token. A token is a word
-or a piece of one; [CLS] and [SEP] mark the ends of the text.</p>
-<dl>
-{words}
-</dl>
-{style.to_html(table_uuid="waves")}
+<p>This is the answer of the Wave Network <b>{model}</b> to the text below, and how sure it is. It reads the text
+token by token, from top to bottom. A <b>token</b> is a word or a piece of one; [CLS] and [SEP] mark the ends of the
+text.</p>
+{sections}<h2>Do its waves strengthen each other?</h2>
+<p>The model makes two waves of each token and lays one over the other (<b>interference</b>). Where they swing together
+they strengthen each other, where they swing against each other they weaken each other: here in
+{find_destructive(result):.1f} % of all tokens and dimensions.</p>
 </html>
 """
+
+
+def find_destructive(result: Result) -> float:
+    """In how many of all tokens and dimensions two variants weaken each other, in percent."""
+    return float(np.mean([row["destructive dimensions (%)"] for row in result.table]))
 
 
 STUDY = Study(

@@ -94,8 +94,8 @@ class WaveConfig(PreTrainedConfig):
         Dropout before a classifier. `None`: `hidden_dropout_prob`.
     classifier_pooling (`str`, *optional*, defaults to `"mean"`):
         How a classifier of whole texts reads them: `"mean"` or `"max"` over its tokens, `"cls"`, its first token, or
-        `"segments"`, for pairs of texts: the means u and v of both segments and how they compare, `[u, v, |u - v|,
-        u * v]`. Which token is in the second segment, `token_type_ids` say.
+        `"segments"`, for pairs of texts: each is read as a text of its own, and of the means u and v of their tokens
+        the classifier reads `[u, v, |u - v|, u * v]`. Which tokens are those of the second text, `token_type_ids` say.
     classifier_temperature (`float`, *optional*, defaults to 1.0):
         [`WaveForSequenceClassification`] divides its logits by it, also before the loss: above 1, probabilities are
         less certain.

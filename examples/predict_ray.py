@@ -15,7 +15,7 @@ import pyarrow.parquet
 import ray
 
 from wave_network.files import open_whole
-from wave_network.inference.classify import CHUNK, ExportedClassifier, make_header, make_row
+from wave_network.inference.classify import CHUNK, ExportedClassifier, make_header, make_rows
 
 
 def classify_files(batch: dict[str, Any], export: str, source: str, target: str) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def classify_file(classifier: ExportedClassifier, source: Path, target: Path) ->
     for start in range(0, len(texts), CHUNK):
         chunk = [tuple(text or "" for text in each) for each in texts[start : start + CHUNK]]
         logits = classifier.logits([each if len(each) == 2 else " ".join(filter(None, each)) for each in chunk])
-        rows += [make_row(0, each, labels, problem, thresholds=classifier.thresholds) for each in logits]
+        rows += make_rows(start, logits, labels, problem, thresholds=classifier.thresholds)
     for place, name in enumerate(make_header(labels, problem)[1:], start=1):  # without the number of the row
         kind = pyarrow.string() if name == "label" and problem != "regression" else pyarrow.float64()
         kind = pyarrow.list_(kind) if name == "label" and problem == "multi_label_classification" else kind
@@ -53,8 +53,8 @@ def main(export: str, source: str, target: str) -> None:
     print(f"{len(names) - len(left):,} of {len(names):,} files are done", flush=True)
     if left:
         ray.init()  # the cluster of RAY_ADDRESS or of `ray start`, or else the cores of this machine
-        rows = ray.data.from_items(left).map_batches(classify_files, batch_size=1, fn_kwargs=folders).sum("rows")
-        print(f"{rows:,} rows are classified")
+        done = ray.data.from_items(left).map_batches(classify_files, batch_size=1, fn_kwargs=folders).take_all()
+        print(f"{sum(each['rows'] for each in done):,} rows are classified")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as bars
 
-from ..data.tokens import Losses
+from ..data.tokens import Losses, to_tensors
 from ..files import check_source
-from .classify import CHUNK, CPU_TOKENS, clean, make_row, resolve_abstain, resolve_problem, split_batches, to_scores
+from .classify import CHUNK, CPU_TOKENS, clean, make_rows, resolve_abstain, resolve_problem, split_batches, to_scores
 from .explain import explain_row, list_words
 
 logger = logging.getLogger(__name__)
@@ -37,8 +38,9 @@ def load(
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     device = resolve_device(device)
     check_source("model", os.fspath(model))
+    loaded = load_classifier(os.fspath(model), trust_remote_code).to(device)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    return Classifier(load_classifier(str(model), trust_remote_code).to(device), tokenizer, batch_size)
+    return Classifier(loaded, tokenizer, batch_size)
 
 
 class Classifier:
@@ -72,7 +74,7 @@ class Classifier:
         if self.problem == "regression":
             answers = logits_NK[:, 0].tolist() if len(self.labels) == 1 else logits_NK.tolist()
         else:
-            answers = [self.answer(logits, least=least)[1] for logits in logits_NK]
+            answers = [label for _, label, *_ in self.answer(logits_NK, least=least)]
         return answers[0] if is_one else answers
 
     def predict_proba(self, texts: Any) -> np.ndarray:
@@ -92,9 +94,11 @@ class Classifier:
         answers = [list_words(row, explain_row(self, row)) for row in rows]
         return answers[0] if is_one else answers
 
-    def answer(self, logits: np.ndarray, row: int = 0, top_k: int | None = None, least: float = 0.0) -> list[Any]:
-        """What `make_row` makes of the logits of a row."""
-        return make_row(row, logits, self.labels, self.problem, top_k, self.thresholds, least)
+    def answer(
+        self, logits_NK: np.ndarray, start: int = 0, top_k: int | None = None, least: float = 0.0
+    ) -> list[list[Any]]:
+        """What `make_rows` makes of logits."""
+        return make_rows(start, logits_NK, self.labels, self.problem, top_k, self.thresholds, least)
 
     def to_rows(self, texts: Any) -> tuple[list[dict[str, str]], bool]:
         """Texts as rows of `text` (and `text_pair`), and whether it is a single one."""
@@ -136,8 +140,10 @@ class Classifier:
             features = {name: [values[index] for index in chosen] for name, values in encoding.items()}
             # A batch of empty texts has one token of padding.
             longest = max(1, *(lengths[index] for index in chosen))
-            batch = self.tokenizer.pad(features, padding="max_length", max_length=longest, return_tensors="pt")
+            batch = to_tensors(self.tokenizer.pad(features, padding="max_length", max_length=longest))
             logits[chosen] = self.model(**batch.to(self.model.device)).logits.float().cpu().numpy()
+        if not np.isfinite(logits).all():
+            raise ValueError("The `model` must give finite logits, got others: its weights are damaged.")
         return logits
 
 
@@ -161,14 +167,21 @@ def load_classifier(name: str, trust_remote_code: bool = False, **settings: Any)
     Raises:
         ValueError, OSError: The model is missing, damaged, or no trained classifier; the message names what is wrong.
     """
-    model, loaded = AutoModelForSequenceClassification.from_pretrained(
-        name,
-        use_safetensors=True,
-        trust_remote_code=trust_remote_code,
-        ignore_mismatched_sizes=True,  # refused below: transformers itself points to a table in its log
-        output_loading_info=True,
-        **settings,
-    )
+    has_bars = bars.is_progress_bar_enabled()
+    if os.path.isdir(name):
+        bars.disable_progress_bar()  # which would stay on the screen, of what takes an instant
+    try:
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # refused below: transformers itself points to a table in its log
+            output_loading_info=True,
+            **settings,
+        )
+    finally:
+        if has_bars:
+            bars.enable_progress_bar()
     if loaded["mismatched_keys"]:
         weight, found, expected = min(loaded["mismatched_keys"])
         raise ValueError(

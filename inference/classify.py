@@ -159,32 +159,39 @@ def make_header(labels: Sequence[str], problem: str, top_k: int | None = None) -
     return ["row", *BEST, *names]
 
 
-def make_row(
-    row: int,
-    logits: np.ndarray,
+def make_rows(
+    start: int,
+    logits_NK: np.ndarray,
     labels: Sequence[str],
     problem: str,
     top_k: int | None = None,
     thresholds: Sequence[float] | None = None,
     least: float = 0.0,
-) -> list[Any]:
+) -> list[list[Any]]:
     """
-    What stands under `make_header`. Of several labels, `label` is a list of all above their threshold (None: one half);
-    else it is None if its probability is less than `least`.
+    What stands under `make_header`, from row number `start` on. Of several labels, `label` is a list of all above their
+    threshold (None: one half); else it is None if its probability is less than `least`.
     """
-    scores = to_scores(logits, problem)
+    scores_NK = to_scores(logits_NK, problem)
     if problem == "regression":
-        return [row, *(float(f"{value:.6g}") for value in scores.tolist())]
-    values: list[float] = np.round(scores.astype(float), 6).tolist()
-    order: list[int] = np.argsort(-logits, kind="stable")[:top_k].tolist()
-    label: str | list[str] | None = labels[order[0]] if values[order[0]] >= least else None
-    if problem == "multi_label_classification":
-        above = scores > (0.5 if thresholds is None else np.asarray(thresholds))
-        label = [name for name, is_above in zip(labels, above, strict=True) if is_above]
-    others: list[Any] = values
-    if top_k is not None:
-        others = [part for index in order[first_place(problem) - 1 :] for part in (labels[index], values[index])]
-    return [row, label, values[order[0]], *others]
+        return [
+            [row, *(float(f"{value:.6g}") for value in values)] for row, values in enumerate(scores_NK.tolist(), start)
+        ]
+    values_NK = np.round(scores_NK.astype(float), 6)
+    best_NT = np.argsort(-logits_NK, axis=-1, kind="stable")[:, : top_k or 1]
+    highest_NT = np.take_along_axis(values_NK, best_NT, axis=-1)
+    above_NK = scores_NK > (0.5 if thresholds is None else np.asarray(thresholds))
+    rows: list[list[Any]] = []
+    for best, highest, values in zip(best_NT.tolist(), highest_NT.tolist(), values_NK.tolist(), strict=True):
+        label: str | list[str] | None = labels[best[0]] if highest[0] >= least else None
+        if problem == "multi_label_classification":
+            label = [labels[index] for index in np.flatnonzero(above_NK[len(rows)])]
+        others = values
+        if top_k is not None:
+            ranked = list(zip(best, highest, strict=True))[first_place(problem) - 1 :]
+            others = [part for index, value in ranked for part in (labels[index], value)]
+        rows.append([start + len(rows), label, highest[0], *others])
+    return rows
 
 
 def resolve_abstain(config: Mapping[str, Any], precision: float | None) -> float:
@@ -249,11 +256,9 @@ def main(words: Sequence[str] | None = None) -> None:
         writer = csv.writer(sys.stdout)
         writer.writerow(make_header(classifier.labels, classifier.problem))
         while chunk := list(islice(texts, CHUNK)):
-            for (row, _), logits in zip(chunk, classifier.logits([text for _, text in chunk]), strict=True):
-                answer = make_row(
-                    row, logits, classifier.labels, classifier.problem, None, classifier.thresholds, least
-                )
-                writer.writerow(map(to_cell, answer))
+            logits = classifier.logits([text for _, text in chunk])
+            settings = classifier.labels, classifier.problem, None, classifier.thresholds, least
+            writer.writerows(map(to_cell, row) for row in make_rows(chunk[0][0], logits, *settings))
     except (OSError, ValueError, ImportError, csv.Error) as error:
         sys.exit(f"classify.py: {error}")
 

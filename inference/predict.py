@@ -31,8 +31,28 @@ PAGE = ".html"
 OF_FILES = ("text_columns", "delimiter", "no_header", "keep")
 
 
+@dataclass(kw_only=True)
+class ReadArguments:
+    """How texts are read and put through a model."""
+
+    text_columns: list[str] | None = field(
+        default=None, metadata={"help": "Column with the text, or two for pairs. Default: as it was trained."}
+    )
+    delimiter: str | None = field(default=None, metadata={"help": "Between the columns of CSV. Default: found."})
+    encoding: str | None = field(default=None, metadata={"help": "Of text files, such as cp1252. Default: found."})
+    no_header: bool = field(
+        default=False, metadata={"help": "The first row of CSV and Excel is data; columns are column_1, column_2 ..."}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Texts in a batch, at most."})
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1 ... Default: a GPU if there is one."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the code in the model folder. Not needed for a Wave Network."}
+    )
+
+
 @dataclass
-class PredictArguments:
+class PredictArguments(ReadArguments):
     """What to classify, and with what."""
 
     _argument_group_name = "settings"
@@ -63,21 +83,7 @@ class PredictArguments:
         default=False,
         metadata={"help": "Add the words that decided. An HTML page beside the output shows them."},
     )
-    text_columns: list[str] | None = field(
-        default=None, metadata={"help": "Column with the text, or two for pairs. Default: as it was trained."}
-    )
-    delimiter: str | None = field(default=None, metadata={"help": "Between the columns of CSV. Default: found."})
-    encoding: str | None = field(default=None, metadata={"help": "Of text files, such as cp1252. Default: found."})
-    no_header: bool = field(
-        default=False, metadata={"help": "The first row of CSV and Excel is data; columns are column_1, column_2 ..."}
-    )
     keep: list[str] = field(default_factory=list, metadata={"help": "Columns to copy, such as an id."})
-    batch_size: int = field(default=64, metadata={"help": "Texts in a batch, at most."})
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1 ... Default: a GPU if there is one."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the code in the model folder. Not needed for a Wave Network."}
-    )
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -175,9 +181,9 @@ class Answers:
 
     def make(self, batch: Rows) -> Rows:
         rows = []
-        for row, logits in zip(batch, self.classifier.logits(batch), strict=True):
+        answers = self.classifier.answer(self.classifier.logits(batch), self.number, self.top_k, self.least)
+        for row, answer in zip(batch, answers, strict=True):
             kept = [None if is_missing(value) else value for value in row.pop("kept", {}).values()]
-            answer = self.classifier.answer(logits, self.number, self.top_k, self.least)
             named = {"row": answer[0], **dict(zip(self.kept, kept, strict=True)), **row}
             named |= zip(self.header, answer[1:], strict=True)
             if self.explain:
@@ -186,7 +192,7 @@ class Answers:
                 named["words"] = [{"word": word, "weight": weight} for word, weight in strongest]
                 self.shown += [(describe(named, self.header), row, words)] * (len(self.shown) < SHOWN)
             rows.append(named)
-            self.number += 1
+        self.number += len(rows)
         return rows
 
 

@@ -15,7 +15,6 @@ from torch import nn
 
 from .embeddings_wave import WaveTokens
 from .ops_wave import Summary, merge, square, summarise
-from .pooling_wave import Chunk
 
 
 def needs_chunks(model: Any, tokens: WaveTokens) -> bool:
@@ -33,8 +32,8 @@ def has_dropout(model: Any) -> bool:
     return any(isinstance(part, nn.Dropout) and part.training and part.p > 0 for part in model.modules())
 
 
-def read_chunks(model: Any, tokens: WaveTokens) -> Iterator[Chunk]:
-    """The hidden states (B, chunk, D) of long texts, their mask and segments (B, chunk) or None, chunk by chunk."""
+def read_chunks(model: Any, tokens: WaveTokens) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """The hidden states (B, chunk, D) of long texts, and their mask (B, chunk) or None, chunk by chunk."""
     embeddings = model.embeddings
     if tokens.position_ids is None and model.config.position_embedding_type != "none":
         tokens = replace(tokens, position_ids=embeddings.count_positions(tokens))
@@ -46,8 +45,8 @@ def read_chunks(model: Any, tokens: WaveTokens) -> Iterator[Chunk]:
             part = summarise(square(layer.mixing.variants(hidden_states), mask_BL), mask_BL).move(start)
             summary = part if summary is None else merge(summary, part)
         summaries.append(summary)
-    for start, hidden_states, mask_BL in run_layers(model, tokens, summaries):
-        yield hidden_states, mask_BL, tokens.slice(start, start + hidden_states.shape[1]).token_type_ids
+    for _, hidden_states, mask_BL in run_layers(model, tokens, summaries):
+        yield hidden_states, mask_BL
 
 
 def run_layers(

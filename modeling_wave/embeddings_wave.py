@@ -80,6 +80,24 @@ class WaveTokens:
     def device(self) -> torch.device:
         return (self.input_ids if self.inputs_embeds is None else self.inputs_embeds).device
 
+    def split_pairs(self) -> "WaveTokens":
+        """Pairs of texts as twice as many texts, each first one before its second, the tokens of the other segments."""
+        is_second_BL = torch.zeros(self.shape, dtype=torch.bool, device=self.device)
+        if self.token_type_ids is not None:
+            is_second_BL = is_second_BL | (self.token_type_ids > 0)
+        if self.cu_seq_lens is not None:
+            text_L = index_texts(self.cu_seq_lens, self.shape[1])
+            seconds_N = torch.zeros_like(self.cu_seq_lens[1:]).index_add(
+                0, text_L, is_second_BL[0].to(self.cu_seq_lens)
+            )
+            ends_N2 = torch.stack([self.cu_seq_lens[1:] - seconds_N, self.cu_seq_lens[1:]], dim=1)
+            return replace(self, cu_seq_lens=torch.cat([self.cu_seq_lens[:1], ends_N2.flatten()]))
+        is_token_BL = torch.ones_like(is_second_BL) if self.mask_BL is None else self.mask_BL
+        mask_B2L = torch.stack([is_token_BL & ~is_second_BL, is_token_BL & is_second_BL], dim=1)
+        rows = {name: x for name, x in vars(self).items() if x is not None and x.shape[0] == self.shape[0]}
+        twice = {name: torch.stack([x, x], dim=1).flatten(end_dim=1) for name, x in rows.items()}
+        return replace(self, **twice | {"mask_BL": mask_B2L.flatten(end_dim=1)})
+
     def slice(self, start: int, stop: int) -> "WaveTokens":
         """The tokens of padded texts from one place to another."""
         return replace(self, **{name: x[:, start:stop] for name, x in vars(self).items() if x is not None})

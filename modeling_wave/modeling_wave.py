@@ -30,7 +30,7 @@ from .documents_wave import needs_chunks, read_chunks
 from .embeddings_wave import WaveConvolution, WaveDropout, WaveEmbeddings, WaveSinusoidalEmbedding, WaveTokens
 from .fused_wave import superpose as fused_superpose
 from .ops_wave import Summary, amplitude, superpose
-from .pooling_wave import check_pooling, count_pooled, pool, pool_packed, unpack
+from .pooling_wave import check_pooling, compare, count_pooled, pool, pool_packed, unpack
 
 logger = logging.get_logger(__name__)
 
@@ -177,27 +177,34 @@ class WaveModel(WavePreTrainedModel):
             For packed texts: the batch is one row of texts laid end to end without padding, and text `n` stands from
             `cu_seq_lens[n]` to `cu_seq_lens[n + 1]`. Instead of an `attention_mask`.
         pooling (`str`, *optional*):
-            `"mean"`, `"max"`, `"cls"` (the first token) or `"segments"` (both means and how they compare, 4 times as
-            wide): one vector for each text in `pooler_output`. A document that is read in chunks has no
-            `last_hidden_state` then, which would need the memory of the whole.
+            `"mean"`, `"max"` or `"cls"` (the first token): one vector for each text in `pooler_output`. A document that
+            is read in chunks has no `last_hidden_state` then, which would need the memory of the whole. `"segments"`:
+            the two texts of a pair, by `token_type_ids`, are read as texts of their own, each first one before its
+            second, and the vector, 4 times as wide, has both means and how they compare.
         """
         check_pooling(pooling)
         if kwargs.get("cu_seq_lens_q") is not None:
             raise ValueError("Packed texts need `cu_seq_lens`, got `cu_seq_lens_q`, which is for attention.")
         tokens = WaveTokens.check(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cu_seq_lens)
+        is_pair = pooling == "segments"
+        if is_pair:
+            tokens, pooling = tokens.split_pairs(), "mean"
         if needs_chunks(self, tokens) and not kwargs.get("output_hidden_states"):
             chunks = read_chunks(self, tokens)
             if pooling is not None:
-                return BaseModelOutputWithPooling(pooler_output=pool(chunks, pooling))
-            return BaseModelOutputWithPooling(torch.cat([hidden_states for hidden_states, *_ in chunks], dim=1))
+                pooled_BD = pool(chunks, pooling)
+                return BaseModelOutputWithPooling(pooler_output=compare(pooled_BD) if is_pair else pooled_BD)
+            return BaseModelOutputWithPooling(torch.cat([hidden_states for hidden_states, _ in chunks], dim=1))
         hidden_states = self.embeddings(tokens)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, tokens.mask_BL, cu_seq_lens)
+            hidden_states = layer(hidden_states, tokens.mask_BL, tokens.cu_seq_lens)
         pooled_BD = None
         if pooling is not None and tokens.cu_seq_lens is None:
-            pooled_BD = pool([(hidden_states, tokens.mask_BL, tokens.token_type_ids)], pooling)
+            pooled_BD = pool([(hidden_states, tokens.mask_BL)], pooling)
         elif pooling is not None:
-            pooled_BD = pool_packed(hidden_states, tokens.cu_seq_lens, pooling, tokens.token_type_ids)
+            pooled_BD = pool_packed(hidden_states, tokens.cu_seq_lens, pooling)
+        if is_pair:
+            pooled_BD = compare(pooled_BD)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled_BD)
 
 

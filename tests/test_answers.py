@@ -312,6 +312,13 @@ def test_what_is_no_text_is_refused(classifier: Any, texts: Any):
         classifier.predict(texts)
 
 
+def test_damaged_weights_give_no_answers(run: Path):
+    model = wave_network.load(run, device="cpu")
+    model.model.classifier.bias.data[1] = float("nan")
+    with pytest.raises(ValueError, match="must give finite logits"):
+        model.predict("goal")
+
+
 SETTINGS = {
     "use_cpu": True,
     "disable_tqdm": True,

@@ -1,5 +1,6 @@
 """The command `wave-network`: its settings, its help and its errors; and the scripts in examples/ that train."""
 
+import io
 import json
 import os
 import re
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import INTERRUPTED, WORDS, refuse, small_words
+from small_runs import INTERRUPTED, WORDS, finetune_small, make_rows, read_metrics, refuse, small_words, write_csv
 
 from wave_network import cli
 from wave_network.training import finetune
+from wave_network.training.results import describe_results
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -120,11 +122,33 @@ def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert err.strip() == "wave-network finetune: interrupted. It goes on with --resume_from_checkpoint last."
 
 
-def test_a_finished_run_says_what_it_reached_and_what_to_type_next(run: Path, capsys: pytest.CaptureFixture[str]):
-    cli.print_results(run)
-    out = capsys.readouterr().out
-    assert re.search(r"^test: accuracy \d+\.\d\d% \(95 % interval .*, 43 rows\), macro F1 ", out, re.MULTILINE)
-    assert f"wave-network predict {run} --file texts.csv" in out
+def test_a_legacy_code_page_ends_no_run_and_changes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    names = {"sport": "спорт", "money": "お金", "space": "📡"}
+    rows = [*make_rows(60, 0), *make_rows(60, 1, ["sport"])]  # skewed, of which a line tells
+    data = write_csv(tmp_path / "texts.csv", [row | {"label": names[row["label"]]} for row in rows])
+    out, run = io.BytesIO(), tmp_path / "run"
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, encoding="ascii"))
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+    finetune_small(data, run, num_train_epochs=1)
+    for words in (
+        ["evaluate", data],
+        ["predict", "goal", "--explain"],
+        ["predict", data, "--output", tmp_path / "a.csv"],
+    ):
+        cli.main([words[0], str(run), *map(str, words[1:])])
+    assert "\\u0441\\u043f\\u043e\\u0440\\u0442" in out.getvalue().decode("ascii")
+    assert "спорт" in (run / "README.md").read_text("utf-8")
+    out.truncate(0)
+    cli.main(["predict", str(run), str(data), "--output", "-"])
+    assert (
+        out.getvalue().decode("utf-8").lstrip("\0").splitlines() == (tmp_path / "a.csv").read_text("utf-8").splitlines()
+    )
+
+
+def test_a_finished_run_says_what_it_reached_and_what_to_type_next(run: Path):
+    out = describe_results(read_metrics(run), run)
+    assert re.search(r"^test, 43 rows +accuracy +macro F1\nthis model +\d+\.\d\d% .* 95 % interval ", out, re.MULTILINE)
+    assert out.splitlines()[-1] == f'To use it: wave-network predict {run} "a text" "another"'
 
 
 def test_the_recorded_command_repeats_the_run(run: Path):

@@ -194,22 +194,25 @@ def test_poolings_read_what_their_names_say(pooling):
     torch.testing.assert_close(output.pooler_output[0], expected, rtol=0, atol=1e-12)
 
 
-def test_the_means_of_two_segments_are_compared_however_they_are_laid_out():
-    model = build(WaveModel, num_hidden_layers=2, type_vocab_size=2)
+def test_two_texts_are_read_apart_and_compared_however_they_are_laid_out():
+    model = build(WaveModel, num_hidden_layers=2, conv_kernel_size=3, ngram_vocab_size=50)
     types = [[0, 0, 1, 1, 1], [0], [0] * 3 + [1] * 4, [1, 1]]
+    alone = [[], []]
+    for text, kinds in zip(TEXTS, types, strict=True):
+        for kind in (0, 1):
+            ids = [id for id, other in zip(text, kinds, strict=True) if other == kind]
+            alone[kind] += model(**pad([ids], right=1), pooling="mean").pooler_output
+    u, v = map(torch.stack, alone)
+    expected = torch.cat([u, v, (u - v).abs(), u * v], dim=-1)
     with torch.no_grad():
         packed = model(**pack(TEXTS), token_type_ids=torch.tensor([[*chain(*types)]]), pooling="segments")
         inputs = pad(TEXTS, 2, 1) | {"token_type_ids": pad(types, 2, 1)["input_ids"]}
         padded = model(**inputs, pooling="segments")
         model.config.chunk_length = 3
-        chunked = model(**inputs, pooling="segments").pooler_output
-    tokens = padded.last_hidden_state[0, 2:7]
-    u, v = tokens[:2].mean(dim=0), tokens[2:].mean(dim=0)
-    expected = torch.cat([u, v, (u - v).abs(), u * v])
-    for pooled in (padded.pooler_output, packed.pooler_output, chunked):
-        torch.testing.assert_close(pooled[0], expected, rtol=0, atol=1e-12)
-        torch.testing.assert_close(pooled, padded.pooler_output, rtol=0, atol=1e-12)
-    assert not padded.pooler_output[1, 16:32].any()  # a text of one segment
+        chunked = model(**inputs, pooling="segments")
+    for output in (padded, packed, chunked):
+        torch.testing.assert_close(output.pooler_output, expected, rtol=0, atol=1e-12)
+    assert padded.last_hidden_state.shape == (8, 10, 16)
 
 
 # --- The rules of transformers ----------------------------------------------------------------------------------------
@@ -515,7 +518,7 @@ def test_bad_input_is_named_with_its_value_and_what_is_allowed(inputs, error, wo
 
 
 def test_an_unknown_pooling_or_implementation_is_refused():
-    with pytest.raises(ValueError, match=r"`pooling` must be one of .* or None, got 'sum'"):
+    with pytest.raises(ValueError, match="`pooling` must be 'mean', 'max', 'cls', 'segments' or None, got 'sum'"):
         build(WaveModel)(IDS, pooling="sum")
     with pytest.raises(StrictDataclassFieldValidationError, match=r"wave_implementation(.|\n)*auto.*eager.*fused"):
         WaveConfig(wave_implementation="fast")

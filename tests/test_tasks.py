@@ -15,7 +15,7 @@ from wave_network import WaveConfig, WaveModel, train_wave_tokenizer
 from wave_network.cli import main
 from wave_network.hub_card import write_card
 from wave_network.inference import classify as classify_module
-from wave_network.inference.classify import make_row, resolve_abstain
+from wave_network.inference.classify import resolve_abstain
 from wave_network.inference.export import ExportArguments, export_model
 from wave_network.training.decisions import describe_abstain, tune_abstain, tune_thresholds
 from wave_network.training.finetune import get_model
@@ -188,9 +188,8 @@ def test_answers_are_left_out_below_the_probability_that_validation_chose():
     assert lines[1] == {"precision_wanted": 0.9, "threshold": 0.95, "coverage": 2 / 3, "precision": 1.0, "rows": 200}
     assert list(tune_abstain(*draw(20, 1.0, 0.95), None)) == ["0.8", "0.9"]  # few rows prove no more
     assert tune_abstain(logits, labels, 2.0)["0.9"] == pytest.approx(1 / (1 + (0.05 / 0.95) ** 0.5), abs=1e-6)
-    rows = [
-        make_row(0, each[0], ["a", "b"], "single_label_classification", least=0.95) for each in (sure[0], unsure[0])
-    ]
+    logits = np.stack([sure[0][0], unsure[0][0]])
+    rows = classify_module.make_rows(0, logits, ["a", "b"], "single_label_classification", least=0.95)
     assert [row[1] for row in rows] == ["a", None]
 
 

@@ -71,7 +71,7 @@ def describe_abstain(
         is_answered_N = p_N >= threshold
         rows = int(is_answered_N.sum())
         precision = float(right_N[is_answered_N].mean()) if rows else None
-        line = {"precision_wanted": float(wanted), "threshold": threshold, "coverage": rows / len(p_N)}
+        line: dict[str, Any] = {"precision_wanted": float(wanted), "threshold": threshold, "coverage": rows / len(p_N)}
         lines.append(line | {"precision": precision, "rows": rows})
     return lines
 

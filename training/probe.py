@@ -17,14 +17,15 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PrinterCallback, Trainer
+from transformers import PreTrainedModel, Trainer
 
 from ..data.measure import METRICS, decide, measure, negative_log_likelihood
-from .settings import FROM_PROBE, RunArguments, set_quietly
+from .settings import FEW, FROM_PROBE, RunArguments, set_quietly
 from .trainer import find_classifier
 
 # What logistic regression is tried with: the smaller, the more its weights are held down.
 STRENGTHS = (0.01, 0.03, 0.1)
+OF_PAIRS = (0.001, 0.003, 0.01)  # whose vectors have four times the dimensions
 # Parts of a cross-validation. From more rows than this on, not all parts are held out.
 FOLDS, FOLDED = 3, 1000
 
@@ -37,6 +38,7 @@ class Choice(NamedTuple):
 
     probe: "Probe"
     is_alone: bool  # whether the probe is kept as it is
+    folds: "Folds"
     rows: np.ndarray
     logits: np.ndarray
     scores: dict[str, float]
@@ -104,18 +106,19 @@ def fit_probe(
     folds: Folds,
     is_balanced: bool = False,
     task: str = "single",
+    strengths: Sequence[float] = STRENGTHS,
 ) -> tuple[Probe, list[Probe], np.ndarray]:
     """
     A probe of all rows, one without those that are held out for each fold, and the logits of these rows, (M, K). Their
     loss chooses the strength.
     """
     results = {}
-    for strength in STRENGTHS:
+    for strength in strengths:
         probes = [Probe(vectors[train], labels[train], classes, strength, is_balanced, task) for train, _ in folds]
         logits = [probe(vectors[held]) for probe, (_, held) in zip(probes, folds, strict=True)]
         results[strength] = probes, np.concatenate(logits)
     held = np.concatenate([held for _, held in folds])
-    strength = min(STRENGTHS, key=lambda each: measure_loss(task, results[each][1], labels[held]))
+    strength = min(strengths, key=lambda each: measure_loss(task, results[each][1], labels[held]))
     return Probe(vectors, labels, classes, strength, is_balanced, task), *results[strength]
 
 
@@ -164,15 +167,15 @@ def choose(
     with warnings.catch_warnings():  # of few rows a class, which are what it is for
         warnings.simplefilter("ignore", UserWarning)
         folds = cut_folds(stratify(task, labels), texts, arguments.seed)
-        probe, probes, logits = fit_probe(vectors, labels, classes, folds, is_balanced, task)
+        strengths = OF_PAIRS if compares_pairs(model) else STRENGTHS
+        probe, probes, logits = fit_probe(vectors, labels, classes, folds, is_balanced, task, strengths)
     small, parts = shrink(model, encoded), []
-    bar = tqdm([*zip(probes, folds, strict=True)], "Cross-validation", disable=arguments.disable_tqdm)
+    bar = tqdm([*zip(probes, folds, strict=True)], "Cross-validation", disable=arguments.disable_tqdm, leave=False)
     for start, (train, held) in bar:
         tried = copy.deepcopy(small)
-        if len(labels) <= FROM_PROBE:
+        if goes_on_from_probe(model, len(labels)):
             start.put_into(tried)
         trainer = make_trainer(tried, set_quietly(arguments, {}), encoded.select(train))
-        trainer.remove_callback(PrinterCallback)
         trainer.train()
         trainer.args.train_sampling_strategy = "random"  # the logits in the order of the rows
         parts.append(np.asarray(trainer.predict(encoded.select(held)).predictions))
@@ -184,7 +187,29 @@ def choose(
         name: measure(task, each, labels[rows], names)[METRICS[task][0]]
         for name, each in (("probe", logits), ("fine-tuned", tuned))
     }
-    return Choice(probe, is_alone, rows, logits if is_alone else tuned, scores)
+    return Choice(probe, is_alone, folds, rows, logits if is_alone else tuned, scores)
+
+
+def compares_pairs(model: PreTrainedModel) -> bool:
+    return getattr(model.config, "classifier_pooling", None) == "segments"
+
+
+def goes_on_from_probe(model: PreTrainedModel, rows: int) -> bool:
+    """With a new head, a model learns pairs by heart before it has found that their texts are to be compared."""
+    return rows <= FROM_PROBE or compares_pairs(model)
+
+
+def start_head(
+    model: PreTrainedModel, encoded: Dataset, arguments: RunArguments, make_trainer: MakeTrainer, task: str
+) -> None:
+    """Puts a probe of at most `FEW` rows into the head of a model of pairs."""
+    few = encoded.shuffle(arguments.seed).select(range(min(FEW, len(encoded))))
+    labels, vectors = np.asarray(few["labels"]), embed(model, few, arguments, make_trainer)
+    folds = cut_folds(stratify(task, labels), range(len(labels)), arguments.seed)
+    is_balanced = arguments.class_weights == "balanced"
+    fit_probe(vectors, labels, cast(int, model.config.num_labels), folds, is_balanced, task, OF_PAIRS)[0].put_into(
+        model
+    )
 
 
 def stratify(task: str, labels: np.ndarray) -> np.ndarray:

@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+import os
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import chain
@@ -64,6 +66,7 @@ FIXED = {
     "the columns are those that the tokenizer makes": ("remove_unused_columns", "label_names", "length_column_name"),
     "the metrics are accuracy and macro F1": ("include_for_metrics", "greater_is_better"),
     "a run is trained as its record says": ("auto_find_batch_size", "restore_callback_states_from_checkpoint"),
+    "it does not read the masks of a model": ("debug",),
     "a Wave Network has none": ("use_cache", "use_liger_kernel", "liger_kernel_config"),
     "the model fits on one device; for several start it with torchrun": (
         "fsdp",
@@ -109,6 +112,8 @@ OF_PROCESSES = (
     *("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend"),
     *("ddp_timeout", "average_tokens_across_devices", "log_level_replica", "log_on_each_node", "save_on_each_node"),
 )
+# By which a process knows that torchrun, or MPI, has started it beside others.
+LAUNCHED = {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"}
 OF_OPTIMIZER = ("optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon")
 # What numbers must be at least (0 if not said), greater than, and less than.
 LEAST = dict.fromkeys(
@@ -364,6 +369,9 @@ class RunArguments(TrainingArguments):
         default=None,
         metadata={"help": f"Training texts in a batch, per device. Default: {BATCH}; by the rows, from an encoder."},
     )
+    no_baseline: bool = field(
+        default=False, metadata={"help": "Do not measure a majority guess and TF-IDF on the same rows."}
+    )
     save_dtype: Literal["float32", "float16"] = field(
         default="float32",
         metadata={"help": "Precision of the saved weights. The model computes in float32 all the same."},
@@ -411,6 +419,7 @@ class RunArguments(TrainingArguments):
         # transformers would call it `trainer_output`; `finetune` calls it after the data.
         self.output_dir = self.output_dir or ""
         super().__post_init__()
+        self.disable_tqdm |= not sys.stderr.isatty()
         self.dataloader_pin_memory &= self.device.type == "cuda"  # torch warns elsewhere
         self.check_together()
 
@@ -502,6 +511,11 @@ class RunArguments(TrainingArguments):
             for name in names:
                 if name in self.changed:
                     raise ValueError(f"`{name}` ({self.changed[name]!r}) cannot be set: {reason}. Leave it out.")
+        for name in (
+            self.changed.keys() & OF_PROCESSES
+        ):  # before processes are looked for, which these settings tell how
+            if not LAUNCHED & os.environ.keys():
+                raise ValueError(f"`{name}` is for several processes: start them with torchrun.")
         if self.hub_model_id is not None:
             validate_repo_id(self.hub_model_id)
 
@@ -512,13 +526,9 @@ class RunArguments(TrainingArguments):
             if name in self.changed and (value not in values if values else not value):
                 wanted = f" {' or '.join(values)}, got {getattr(value, 'value', value)}." if values else ": give both."
                 raise ValueError(f"`{name}` is for `{other}`{wanted}")
-        is_alone, is_on_cpu = self.world_size == 1, self.device.type == "cpu"
-        for names, is_idle, why in (
-            (OF_GPU, is_on_cpu, "a GPU, and there is none"),
-            (OF_PROCESSES, is_alone, "several processes: start them with torchrun"),
-        ):
-            for name in self.changed.keys() & names if is_idle else ():
-                raise ValueError(f"`{name}` is for {why}.")
+        for name in self.changed.keys() & OF_GPU:
+            if self.device.type == "cpu":
+                raise ValueError(f"`{name}` is for a GPU, and there is none.")
         if self.early_stopping_patience and self.eval_strategy == "no":
             raise ValueError("`early_stopping_patience` goes by validation: `eval_strategy` must not be 'no'.")
         if self.mixup_alpha and (self.torch_compile or self.n_gpu > 1):
@@ -536,9 +546,9 @@ class RunArguments(TrainingArguments):
             optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(trial)
             optimizer = optimizer_class([weight], **settings)
             for name in self.changed.keys() & OF_OPTIMIZER:
-                other = set_quietly(trial, {name: type(self).__dataclass_fields__[name].default})
-                if Trainer.get_optimizer_cls_and_kwargs(other)[1] == settings:
-                    raise ValueError(f"{self.optim.value} does not read `{name}`")
+                without = set_quietly(trial, {name: type(self).__dataclass_fields__[name].default})
+                if Trainer.get_optimizer_cls_and_kwargs(without)[1] == settings:
+                    raise ValueError(f"{getattr(self.optim, 'value', self.optim)} does not read `{name}`")
             kwargs = cast(dict | None, self.lr_scheduler_kwargs)
             get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=kwargs)
         except (TypeError, ValueError, ImportError) as error:

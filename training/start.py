@@ -1,6 +1,7 @@
 """What `--model` starts from: a model that is named, the English encoder that comes with the package, or nothing."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -32,12 +33,7 @@ def resolve_start(arguments: ModelArguments, data: TextData, is_own: bool) -> Mo
         return arguments
     if is_own or arguments.tokenizer is not None or arguments.of_a_new_model:
         return replace(arguments, model=NONE)
-    try:
-        tokenizer = load_wave_tokenizer(str(find_english()))
-    except FileNotFoundError:
-        is_english, why = False, "the English encoder is not there"
-    else:
-        is_english, why = look_at(read_sample(data), tokenizer)
+    is_english, why = look_for_english(data)
     print(
         f"--model auto {'starts from the English encoder' if is_english else 'trains a new model'}: {why}.", flush=True
     )
@@ -64,14 +60,24 @@ def read_sample(data: TextData) -> list[str]:
     return [text for name in ("text", "text_pair") if name in rows.column_names for text in rows[name]]
 
 
+def look_for_english(data: TextData) -> tuple[bool, str]:
+    """Whether the English encoder is there and the texts are English, and what this goes by."""
+    try:
+        tokenizer = load_wave_tokenizer(str(find_english()))
+    except FileNotFoundError:
+        return False, "the English encoder is not there"
+    return look_at(read_sample(data), tokenizer)
+
+
 def look_at(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[bool, str]:
     """Whether texts are English, by how the vocabulary of the English encoder cuts their words, and what it goes by."""
     sample = [text[:1000] for text in texts]
-    words = list(chain.from_iterable(map(WORD.findall, sample)))
-    letters = sum(map(len, words)) / max(1, sum(len(part) for text in sample for part in text.split()))
+    words = Counter(chain.from_iterable(map(WORD.findall, sample)))
+    characters = sum(len(part) for text in sample for part in text.split())
+    letters = sum(len(word) * count for word, count in words.items()) / max(1, characters)
     spelled = [spelling for spelling, _ in spell(tokenizer) or ()]
     cut = tokenizer([*words, *sample], add_special_tokens=False)["input_ids"]
-    pieces = sum(map(len, cut[: len(words)])) / max(1, len(words))
+    pieces = sum(len(ids) * count for ids, count in zip(cut, words.values(), strict=False)) / max(1, words.total())
     ids = list(chain.from_iterable(cut[len(words) :]))
     unspelled = sum(not spelled[index] for index in ids) / max(1, len(ids))
     is_english = pieces <= MOST_PIECES and unspelled <= MOST_BYTES and letters >= LEAST_LETTERS
