@@ -546,9 +546,9 @@ class RunArguments(TrainingArguments):
             optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(trial)
             optimizer = optimizer_class([weight], **settings)
             for name in self.changed.keys() & OF_OPTIMIZER:
-                other = set_quietly(trial, {name: type(self).__dataclass_fields__[name].default})
-                if Trainer.get_optimizer_cls_and_kwargs(other)[1] == settings:
-                    raise ValueError(f"{self.optim.value} does not read `{name}`")
+                without = set_quietly(trial, {name: type(self).__dataclass_fields__[name].default})
+                if Trainer.get_optimizer_cls_and_kwargs(without)[1] == settings:
+                    raise ValueError(f"{getattr(self.optim, 'value', self.optim)} does not read `{name}`")
             kwargs = cast(dict | None, self.lr_scheduler_kwargs)
             get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=kwargs)
         except (TypeError, ValueError, ImportError) as error:
