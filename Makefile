@@ -5,6 +5,7 @@ OLDEST ?= .venv-oldest
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
+NPM := .cache/npm
 RUN ?= runs/bbc_news
 # One thread for each of the processes that share the tests.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
@@ -38,8 +39,15 @@ $(DEV): $(READY)
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
-# Transformers' own tests are fetched before ours run, which need no network.
-test: $(DEV)
+# What runs in Node.js and in Chromium is tested where npm is.
+$(NPM)/.ready: tests/npm/package-lock.json
+	mkdir -p $(NPM)
+	cp tests/npm/package.json tests/npm/package-lock.json $(NPM)
+	npm ci --prefix $(NPM) --ignore-scripts --no-audit --no-fund
+	touch $@
+
+# Transformers' own tests and npm's packages are fetched before our tests run, which need no network.
+test: $(DEV) $(if $(shell command -v npm),$(NPM)/.ready)
 	$(BIN)/python tests/fetch_transformers_tests.py
 	$(PYTEST)
 

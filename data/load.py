@@ -37,7 +37,8 @@ class TextData:
     source. `fingerprint` is the sha256 over their rows, the same on every machine.
 
     By `task`, a label is an index into `label_names` ("single"), a list of 0.0 or 1.0 for each of them ("multi"), or a
-    number ("number"; no names). `label_column` is a list of columns if each is for one label.
+    number ("number"; no names). `label_column` is a list of columns if each is for one label. `numbers` says for each
+    split which rows of its source these are, from 0.
     """
 
     name: str
@@ -51,6 +52,7 @@ class TextData:
     text_columns: list[str]
     label_column: str | list[str]
     task: str
+    numbers: dict[str, Sequence[int]]
 
     @property
     def found(self) -> str:
@@ -150,14 +152,17 @@ def load_text_data(
     label_names = index_labels(labels, class_names, task)
     rows = {split: {**splits[split], "label": values} for split, values in labels.items()}
     rows["train"] |= take_rows(splits["train"], kept)
+    numbers: dict[str, Sequence[int]] = {split: range(len(part["label"])) for split, part in rows.items()}
+    numbers["train"] = kept
 
     validation_was_split = "validation" not in rows
     if validation_was_split:
         texts = list(zip(*(rows["train"][name] for name in splits["train"]), strict=True))
         order = [order[index] for index in kept] if order_column is not None else []
         sets = [label if task == "multi" else [label] if task == "single" else [] for label in labels["train"]]
-        kept, cut = cut_validation(texts, sets, validation_cut, validation_fraction, seed, order)
-        rows |= {"validation": take_rows(rows["train"], cut), "train": take_rows(rows["train"], kept)}
+        chosen, cut = cut_validation(texts, sets, validation_cut, validation_fraction, seed, order)
+        rows |= {"validation": take_rows(rows["train"], cut), "train": take_rows(rows["train"], chosen)}
+        numbers |= {"validation": [kept[index] for index in cut], "train": [kept[index] for index in chosen]}
     elif validation_cut != "random":
         raise ValueError(f"`validation_cut` {validation_cut!r} is for data without a validation split; this has one.")
     rows = {split: rows[split] for split in asked if split in rows}
@@ -174,6 +179,7 @@ def load_text_data(
         text_columns=text_columns,
         label_column=label_columns[0] if len(label_columns) == 1 else label_columns,
         task=task,
+        numbers=numbers,
     )
 
 

@@ -22,6 +22,24 @@ METRICS = {
     "multi": ("micro_f1", "macro_f1", "subset_accuracy"),
     "number": ("spearman", "pearson", "mse", "mae"),
 }
+# How they are called for a person; the first ones are shares.
+TITLES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "subset_accuracy": "all labels right",
+    "spearman": "Spearman",
+    "pearson": "Pearson",
+    "mse": "MSE",
+    "mae": "MAE",
+}
+SHARES = tuple(TITLES)[:4]
+# What a classifier is compared with.
+BASELINES = {
+    "single": {"tfidf": "TF-IDF, logistic regression", "majority": "always the largest class"},
+    "multi": {"tfidf": "TF-IDF, logistic regression", "majority": "always the same labels"},
+    "number": {"tfidf": "TF-IDF, ridge regression", "majority": "always the mean"},
+}
 BINS = 15  # as Guo et al. have them
 # Where a temperature is looked for. At an end there is no minimum: the rows ask for ever more, or less, certainty.
 COLDEST, HOTTEST = 0.01, 100.0
@@ -33,6 +51,11 @@ def compute_metrics(prediction: EvalPrediction, task: str = "single") -> dict[st
     if task == "single":
         return measure_single(logits.argmax(-1), labels)
     return measure_number(logits, labels) if task == "number" else measure_multi(decide(logits), labels > 0)
+
+
+def show(name: str, value: float) -> str:
+    """The value of a metric, for a person."""
+    return f"{value:.2%}" if name in SHARES else f"{value:.4g}"
 
 
 def measure(

@@ -1,5 +1,6 @@
 """A server for an exported model, without torch: `python examples/serve.py runs/bbc_news-onnx`, then open /."""
 
+import json
 import sys
 from typing import Annotated
 
@@ -10,17 +11,21 @@ from pydantic import BaseModel, Field
 
 from wave_network.inference.classify import ExportedClassifier
 
-PAGE = """<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Labels</title>
-<textarea id="text" rows="6" style="width: 100%" placeholder="A text"></textarea><pre id="answer"></pre>
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Labels</title>
+<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
+<main id="fields" style="font: 1rem system-ui"></main><pre id="answer" role="status"></pre>
 <script>
-const text = document.getElementById("text"), answer = document.getElementById("answer");
-text.oninput = async () => {
-  const body = JSON.stringify({inputs: [text.value], top_k: null}), sent = text.value;
-  const reply = await fetch("classify", {method: "POST", headers: {"Content-Type": "application/json"}, body});
-  const [scores] = await reply.json();
-  if (sent === text.value)
-    answer.textContent = scores.map(({label, score}) => score.toFixed(3) + "  " + label).join("\\n");
-};
+for (const name of COLUMNS)
+  fields.append(name, Object.assign(document.createElement("textarea"),
+    {rows: 6, style: "width: 100%; font: inherit", ariaLabel: name, oninput: classify}));
+let asked = 0;
+async function classify() {
+  const mine = ++asked, texts = Array.from(document.querySelectorAll("textarea"), (field) => field.value);
+  const body = JSON.stringify({inputs: [texts.length > 1 ? texts : texts[0]], top_k: null});
+  const request = {method: "POST", headers: {"Content-Type": "application/json"}, body};
+  const [scores] = await (await fetch("classify", request)).json();
+  if (mine === asked) answer.textContent = scores.map((each) => each.score.toFixed(3) + "  " + each.label).join("\\n");
+}
 </script>"""
 
 
@@ -32,7 +37,8 @@ class Request(BaseModel):
 
 
 def make_app(folder: str) -> FastAPI:
-    app, classifier = FastAPI(title="Wave Network"), ExportedClassifier(folder)
+    # FastAPI's pages of the API load scripts from elsewhere; /openapi.json says the same.
+    app, classifier = FastAPI(title="Wave Network", docs_url=None, redoc_url=None), ExportedClassifier(folder)
 
     # Plain functions: FastAPI runs each request in a thread of its own.
     @app.post("/classify")
@@ -45,7 +51,7 @@ def make_app(folder: str) -> FastAPI:
 
     @app.get("/", response_class=HTMLResponse)
     def page() -> str:
-        return PAGE
+        return PAGE.replace("COLUMNS", json.dumps(classifier.text_columns).replace("<", "\\u003c"))
 
     return app
 

@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_url
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import UndefinedError
 
+from ..data import measure
 from ..files import read_json, write_text
 
 FILES = ("metrics.json", "config.json", "tokenizer_config.json")
@@ -69,6 +70,10 @@ def write_card(run_folder: str | os.PathLike, repo_id: str | None = None, licens
             label_column=", ".join([label] if isinstance(label := run["data"]["label_column"], str) else label),
             config=config,
             split=split,
+            baselines=measure.BASELINES[run.get("task", "single")],
+            measured=measure.METRICS[run.get("task", "single")],
+            titles=measure.TITLES,
+            show=measure.show,
             longest=tokenizer.get("model_max_length") or config.get("max_position_embeddings"),
             pictures=[path.name for path in folder.glob("*.png")],
             escape=escape,

@@ -10,6 +10,7 @@ from .card import write_card
 
 NEEDED = ("config.json", "metrics.json", "model.safetensors", "tokenizer.json")
 LEFT_HERE = ["checkpoint-*", "training_args.bin", "_saving-*", "teacher-*", ".*.tmp", "trackio/*", "wandb/*"]
+LEFT_HERE += ["mistakes.csv"]  # which has texts of the user
 
 
 @dataclass
@@ -39,7 +40,8 @@ def push_run(
     """
     Writes the card anew under the name of the repository, and uploads the run folder in one commit.
 
-    Checkpoints and Trainer's pickled arguments are not uploaded. A push that fails can be repeated.
+    Checkpoints, Trainer's pickled arguments and the texts in `mistakes.csv` are not uploaded. A push that fails can be
+    repeated.
 
     Args:
         run_folder: A folder that `wave-network finetune` wrote.

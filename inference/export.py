@@ -16,15 +16,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, SpaceCardData
+from tokenizers import normalizers
 from transformers import AutoConfig, AutoTokenizer
 
 from ..files import check_source, open_folder, refuse_existing, write_json, write_text
 from .classifier import Classifier, load_classifier
 from .classify import GRAPHS, ExportedClassifier, to_scores
 from .predict import read_trained
+from .web import fetch_runtime, write_page
 
-FORMATS = {"onnx": GRAPHS[0], "onnx-int8": GRAPHS[1]}
+DTYPES = dict(zip(GRAPHS, ("fp32", "q8"), strict=True))  # what transformers.js calls them
+FORMATS = {"onnx": GRAPHS[0], "onnx-int8": GRAPHS[1], "web": GRAPHS[1]}
 TOLERANCE = 1e-5  # the largest difference of a logit, of the largest logit or of 1, whichever is more
 AGREEMENT = 0.99  # the share of texts that must keep their label in 8-bit integers
 LONGEST_CHECKED = 4096
@@ -40,7 +43,10 @@ class ExportArguments:
     _argument_group_name = "settings"
 
     model: str = field(metadata={"help": "Run folder, or name of a sequence classifier on the Hub."})
-    format: Literal["onnx", "onnx-int8"] = field(default="onnx", metadata={"help": "onnx-int8: a quarter of the size."})
+    format: Literal["onnx", "onnx-int8", "web"] = field(
+        default="onnx",
+        metadata={"help": "onnx-int8: a quarter of the size. web: that, and a page for a static server."},
+    )
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder to write. Default: the model's, or its name, with -FORMAT behind."}
     )
@@ -82,6 +88,8 @@ def export_model(arguments: ExportArguments) -> Path:
     if missing:
         packages = 'onnx onnxruntime onnxscript "transformers>=5.23"'
         raise ImportError(f"An export needs {', '.join(missing)}: pip install {packages}")
+    if arguments.format == "web":
+        fetch_runtime()
     batches = None  # the texts first: a model may have to come from the Hub
     if arguments.calibration is not None:
         config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
@@ -94,18 +102,20 @@ def export_model(arguments: ExportArguments) -> Path:
     with open_folder(target, arguments.overwrite) as folder:
         graph = folder / FORMATS["onnx"]
         write_graph(graph, model, tokenizer)
-        write_files(folder, model, tokenizer)
+        write_files(folder, model, tokenizer, arguments.format)
         exported = ExportedClassifier(folder)
         difference = max(
             check_shapes(exported, classifier),
             check_logits(exported.logits(to_texts(odd_rows)), classifier.logits(odd_rows), "odd texts"),
             check_logits(exported.logits(to_texts(rows)), expected, f"{len(rows):,} texts"),
         )
-        if arguments.format == "onnx-int8":
-            quantize(graph, folder / FORMATS["onnx-int8"])
+        if FORMATS[arguments.format] == GRAPHS[1]:
+            quantize(graph, folder / GRAPHS[1])
             graph.unlink()
             exported = ExportedClassifier(folder)
         agreement = check_labels(exported.logits(to_texts(rows)), expected, exported.problem, exported.thresholds)
+        if arguments.format == "web":
+            write_page(folder, describe_model(arguments.model))
         write_card(folder, arguments, exported, difference=difference, agreement=agreement, texts=len(rows))
     return target
 
@@ -157,12 +167,20 @@ def load_model(arguments: ExportArguments) -> tuple[Any, Any]:
 # The folder
 
 
-def write_files(folder: Path, model: Any, tokenizer: Any) -> None:
-    """All but the graph and the README."""
-    tokenizer.backend_tokenizer.enable_truncation(tokenizer.model_max_length, direction=tokenizer.truncation_side)
-    tokenizer.backend_tokenizer.no_padding()
+def write_files(folder: Path, model: Any, tokenizer: Any, format: str) -> None:
+    """All but the graph, the page and the README."""
+    backend = tokenizer.backend_tokenizer
+    if backend.normalizer is not None and backend.normalizer.normalize_str("\u03a3") == "\u03c3":
+        # Of sigma at the end of a word, JavaScript makes another letter.
+        backend.normalizer = normalizers.Sequence([normalizers.Replace("\u03a3", "\u03c3"), backend.normalizer])
+    backend.enable_truncation(tokenizer.model_max_length, direction=tokenizer.truncation_side)
+    backend.no_padding()
     tokenizer.save_pretrained(folder)
     config = {key: value for key, value in model.config.to_dict().items() if key not in ("_name_or_path", "auto_map")}
+    if config["model_type"] == "wave":
+        config["model_type"] = "bert"  # transformers.js refuses what it does not know, and runs any encoder as this one
+    config["label2id"] = {label: index for index, label in config["id2label"].items()}
+    config["transformers.js_config"] = {"dtype": DTYPES[FORMATS[format]]}
     write_json(folder / "config.json", config)
     packages = ("numpy", "onnxruntime", "tokenizers")
     write_text(folder / "requirements.txt", "".join(f"{name}>={version(name)}\n" for name in packages))
@@ -197,14 +215,53 @@ def write_graph(file: Path, model: Any, tokenizer: Any) -> None:
 
 
 def quantize(source: Path, target: Path) -> None:
-    """Linear maps and tables become 8-bit integers; in a call, so do the inputs of the maps."""
+    """
+    Tables and linear maps become 8-bit integers, each row or block with a scale of its own. What is computed with them
+    stays float32, so that the answer of a text does not depend on the texts beside it.
+    """
     import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    model, kinds = onnx.load(source), ["MatMul", "Gather"]
-    del model.graph.value_info[:]  # the quantizer turns weights around, whose noted shapes would be wrong
+    model = onnx.load(source)
+    del model.graph.value_info[:]  # whose types would be wrong
+    quantize_tables(model.graph)
     with quiet():
-        quantize_dynamic(model, target, op_types_to_quantize=kinds, per_channel=True, weight_type=QuantType.QInt8)
+        quantizer = MatMulNBitsQuantizer(
+            model, bits=8, block_size=128, is_symmetric=True, op_types_to_quantize=("MatMul",)
+        )
+        quantizer.process()
+    onnx.save(quantizer.model.model, target)
+
+
+def quantize_tables(graph: Any) -> None:
+    """A row that is looked up is integers times one scale. onnxruntime's own tool has one scale for a whole table."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    tables = {
+        each.name: each for each in graph.initializer if len(each.dims) == 2 and each.data_type == TensorProto.FLOAT
+    }
+    for node in graph.node:  # a table that anything else reads stays as it is
+        for name in node.input[node.op_type == "Gather" :]:
+            tables.pop(name, None)
+    for name, table in tables.items():
+        values_VD = numpy_helper.to_array(table)
+        scale_V1 = np.abs(values_VD).max(axis=1, keepdims=True) / 127
+        integers_VD = np.rint(values_VD / np.where(scale_V1 == 0, 1, scale_V1)).astype(np.int8)
+        table.CopyFrom(numpy_helper.from_array(integers_VD, name))
+        graph.initializer.append(numpy_helper.from_array(scale_V1, f"{name}_scale"))
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type == "Gather" and node.input[0] in tables:
+            (found,) = node.output
+            node.output[0] = f"{found}_integers"
+            nodes += [
+                helper.make_node("Cast", [f"{found}_integers"], [f"{found}_floats"], to=TensorProto.FLOAT),
+                helper.make_node("Gather", [f"{node.input[0]}_scale", node.input[1]], [f"{found}_scale"]),
+                helper.make_node("Mul", [f"{found}_floats", f"{found}_scale"], [found]),
+            ]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 @contextlib.contextmanager
@@ -294,17 +351,21 @@ def to_texts(rows: list[dict[str, str]]) -> list[Any]:
     return [(row["text"], row["text_pair"]) if "text_pair" in row else row["text"] for row in rows]
 
 
+def describe_model(name: str) -> str:
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
 def write_card(folder: Path, arguments: ExportArguments, exported: ExportedClassifier, **checks: Any) -> None:
-    is_local, file = Path(arguments.model).is_dir(), FORMATS[arguments.format]
+    hub_name, file = None if Path(arguments.model).is_dir() else arguments.model, FORMATS[arguments.format]
+    if arguments.format == "web":
+        data: Any = SpaceCardData(title=describe_model(arguments.model), sdk="static", models=hub_name and [hub_name])
+    else:
+        tags = ["text-classification", arguments.format]
+        data = ModelCardData(pipeline_tag="text-classification", library_name="onnx", tags=tags, base_model=hub_name)
     card = ModelCard.from_template(
-        ModelCardData(
-            pipeline_tag="text-classification",
-            library_name="onnx",
-            tags=["text-classification", arguments.format],
-            base_model=None if is_local else arguments.model,
-        ),
+        data,
         template_path=str(Path(__file__).with_name("export_card.md")),
-        model=Path(arguments.model).resolve().name if is_local else arguments.model,
+        model=describe_model(arguments.model),
         origin=Path(arguments.calibration).name if arguments.calibration else "random words of the vocabulary",
         arguments=arguments,
         exported=exported,

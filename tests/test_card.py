@@ -71,7 +71,9 @@ METRICS = {
     "model": {"parameters": 483, "core_parameters": 323, "table_parameters": 160},
     "settings": {"learning_rate": 0.001, "class_weights": "none"},
     "best": {"epoch": 4.0, "step": 120, "metric": "accuracy", "value": 1.0},
+    "task": "single",
     "results": {"validation": VALIDATION_RESULT, "test": TEST_RESULT},
+    "baselines": {},
     "calibration": {
         "temperature": 1.25,
         "validation": {"ece": 0.1, "bins": BINS, "before": {"ece": 0.3, "bins": BINS}},
@@ -366,7 +368,7 @@ def test_a_run_is_pushed_in_one_commit_and_its_card_names_the_owner(run: Path, t
     address = push_run(copied, "news", token="any", private=True)
     files = hub.files(f"{USER}/news")
     assert address.startswith(f"{hub.url}/{USER}/news/commit/")
-    assert set(files) - {".gitattributes"} == before - {"training_args.bin"}
+    assert set(files) - {".gitattributes"} == before - {"training_args.bin", "mistakes.csv"}
     assert f"# {USER}/news" in files["README.md"].decode()
     assert files["model.safetensors"] == (run / "model.safetensors").read_bytes()
     push_run(copied, f"{USER}/news", token="any", revision="next", commit_message=None)
@@ -390,7 +392,7 @@ def test_a_real_run_has_a_card(run: Path, tmp_path: Path):
     draw_pictures(copied)
     card = write_card(copied).read_text(encoding="utf-8")
     names = json.loads((copied / "metrics.json").read_text(encoding="utf-8"))["data"]["label_names"]
-    assert [row[0] for row in read_tables(card)[3][1:]] == names
+    assert [row[0] for row in read_tables(card)[4][1:]] == names
 
 
 def test_the_code_of_the_card_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

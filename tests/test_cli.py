@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import INTERRUPTED, WORDS, finetune_small, make_rows, refuse, small_words, write_csv
+from small_runs import INTERRUPTED, WORDS, finetune_small, make_rows, read_metrics, refuse, small_words, write_csv
 
 from wave_network import cli
 from wave_network.training import finetune
+from wave_network.training.results import describe_results
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -144,11 +145,10 @@ def test_a_legacy_code_page_ends_no_run_and_changes_no_file(tmp_path: Path, monk
     )
 
 
-def test_a_finished_run_says_what_it_reached_and_what_to_type_next(run: Path, capsys: pytest.CaptureFixture[str]):
-    cli.print_results(run)
-    out = capsys.readouterr().out
-    assert re.search(r"^test: accuracy \d+\.\d\d% \(95 % interval .*, 43 rows\), macro F1 ", out, re.MULTILINE)
-    assert f"wave-network predict {run} --file texts.csv" in out
+def test_a_finished_run_says_what_it_reached_and_what_to_type_next(run: Path):
+    out = describe_results(read_metrics(run), run)
+    assert re.search(r"^test, 43 rows +accuracy +macro F1\nthis model +\d+\.\d\d% .* 95 % interval ", out, re.MULTILINE)
+    assert out.splitlines()[-1] == f'To use it: wave-network predict {run} "a text" "another"'
 
 
 def test_the_recorded_command_repeats_the_run(run: Path):

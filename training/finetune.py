@@ -36,11 +36,15 @@ from ..data.tokens import Losses
 from ..files import name_failures, read_json, refuse_existing, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer
+from .baselines import measure_baselines
 from .decisions import describe_abstain, tune_abstain, tune_thresholds
+from .mistakes import write_mistakes
 from .numbers import Scale
 from .packing import DataCollatorWithPacking, takes_packed
 from .probe import Choice, MakeTrainer, choose, compares_pairs, goes_on_from_probe, start_head
+from .progress import quiet
 from .record import count_parameters, describe_data, describe_settings, make_record
+from .results import advise
 from .settings import (
     DROPOUT,
     FEW,
@@ -70,6 +74,7 @@ OF_TASKS = {
 }
 
 
+@quiet()
 def finetune(
     data_arguments: DataArguments,
     model_arguments: ModelArguments,
@@ -80,7 +85,8 @@ def finetune(
 ) -> Path:
     """
     Trains a classifier and leaves a run folder: the best model by validation with its tokenizer and code, and
-    `metrics.json`, which says how it was made and what it reached. Checkpoints stay beside them.
+    `metrics.json`, which says how it was made and what it reached. `mistakes.csv` has the rows that it gets wrong, and
+    checkpoints stay beside them.
 
     Under `torchrun` all processes call it; the first one writes.
 
@@ -116,7 +122,9 @@ def finetune(
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
 
-    data = read_data(data_arguments, dataset)
+    data, is_main = read_data(data_arguments, dataset), arguments.process_index == 0
+    if is_main:
+        print(f"{data.name}: {data.found}", flush=True)
     check_task(data, model_arguments, arguments)
     arguments.resolve_task(data.task)
     scale = Scale.find(data.train["label"]) if data.task == "number" else None
@@ -141,6 +149,8 @@ def finetune(
     losses = Losses(tokenizer)
     with arguments.main_process_first(desc="tokenize"):
         encoded = {name: encode(split, tokenizer, losses, scale) for name, split in splits.items() if split is not None}
+    if is_main:
+        print_summary(model, counts, folder, losses)
 
     def measure_epoch(found: EvalPrediction) -> dict[str, float]:
         return compute_metrics(EvalPrediction(restore(found.predictions), restore(found.label_ids)), data.task)
@@ -158,25 +168,32 @@ def finetune(
             or make_loss(arguments, data.train["label"], len(data.label_names), data.task),
         )
 
-    is_crossed, is_taught, rows = False, model_arguments.teacher is not None, len(data.train)
+    is_taught, rows = model_arguments.teacher is not None, len(data.train)
     if is_taught:
         texts = gather_texts(model_arguments, data, data_arguments.text_columns, arguments.seed)
         rows = len(texts)
     choice: Choice | None = None
     logits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    if make_model is None and (is_encoder(model.config) or (is_new and compares_pairs(model))):
-        is_crossed = not is_taught and is_cross_validated(data, data_arguments, arguments)
-        if is_crossed:
-            data = replace(data, train=concatenate_datasets([data.train, data.validation]), validation_was_split=False)
-            encoded["train"] = concatenate_datasets([encoded["train"], encoded.pop("validation")])
-            arguments.set({"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False})
+    has_probe = make_model is None and (is_encoder(model.config) or (is_new and compares_pairs(model)))
+    is_crossed = has_probe and not is_taught and is_cross_validated(data, data_arguments, arguments)
+    if is_crossed:
+        numbers = {**data.numbers, "train": [*data.numbers["train"], *data.numbers["validation"]]}
+        joined = concatenate_datasets([data.train, data.validation])
+        data = replace(data, train=joined, numbers=numbers, validation_was_split=False)
+        encoded["train"] = concatenate_datasets([encoded["train"], encoded.pop("validation")])
+        arguments.set({"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False})
+        print(f"Few rows: all {len(joined):,} are trained on. They are held out in turn to validate.", flush=True)
+    if skew is not None and is_main:
+        print_skew(skew, data, arguments)
+    if has_probe:
         is_few = not is_taught and rows <= FEW and arguments.world_size == 1
         choice = start_from_encoder(model, data, encoded["train"], arguments, make_trainer) if is_few else None
         if not is_few and compares_pairs(model) and arguments.world_size == 1:
             start_head(model, encoded["train"], arguments, make_trainer, data.task)
         arguments.set_defaults(suggest_finetuning(rows))
         if is_crossed and choice is not None:
-            data = replace(data, validation=data.train.select(choice.rows))
+            numbers = data.numbers | {"validation": [data.numbers["train"][row] for row in choice.rows]}
+            data = replace(data, validation=data.train.select(choice.rows), numbers=numbers)
             logits["validation"] = restore(choice.logits), np.asarray(data.validation["label"])
     arguments.resolve_numbers(rows, is_new)
     print_training(arguments, model)
@@ -190,16 +207,13 @@ def finetune(
     begun = {"data": describe_data(data, is_crossed), "settings": settings}
     if checkpoint is not None:
         check_begun(checkpoint, begun)
-    if arguments.process_index == 0:
+    if is_main:
         # From the first checkpoint on, a push of the run folder finds code and tokenizer in it.
         folder.mkdir(parents=True, exist_ok=True)
         with name_failures(folder):
             write_json(folder / BEGUN, begun)
             model.config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-        print_summary(model, counts, data, folder, losses)
-        if skew is not None:
-            print_skew(skew, data, arguments)
     if is_taught:
         compute_loss_func = TeacherLoss(make_loss(arguments, data.train["label"], len(data.label_names)))
         with arguments.main_process_first(desc="ask the teacher"):
@@ -218,9 +232,12 @@ def finetune(
 
     if arguments.save_dtype == "float16":
         model.half().float()  # what is measured is what is saved
+    arguments.train_sampling_strategy = "random"  # measured in the order that is given, whatever trained
     for name in [name for name in ("validation", "test") if name in encoded]:
-        prediction = trainer.predict(encoded[name], metric_key_prefix="eval" if name == "validation" else name)
-        logits[name] = restore(prediction.predictions), restore(prediction.label_ids)
+        order = np.argsort(encoded[name]["length"], kind="stable")
+        prediction = trainer.predict(encoded[name].select(order))
+        places = np.argsort(order)
+        logits[name] = restore(prediction.predictions)[places], restore(prediction.label_ids)[places]
     thresholds = tune_thresholds(*logits["validation"]) if data.task == "multi" else None
     results = {name: measure(data.task, *split, data.label_names, thresholds) for name, split in logits.items()}
     if scale is not None:
@@ -237,10 +254,18 @@ def finetune(
             model.config.update({"classifier_abstain": chosen})
             abstain = describe_abstain(chosen, *logits.get("test", logits["validation"]), temperature)
         save(folder, model, tokenizer, arguments.save_dtype)
+        decided = (calibration or {}).get("temperature") or 1.0, thresholds
+        write_mistakes(folder / "mistakes.csv", data, {name: each for name, (each, _) in logits.items()}, *decided)
+        baselines = {}
+        if not arguments.no_baseline:
+            folds = choice.folds if is_crossed and choice is not None else None
+            baselines = measure_baselines(data, folds, arguments.class_weights == "balanced", arguments.seed)
         arguments_of_run = (data_arguments, model_arguments, arguments)
         seconds = time.perf_counter() - start
-        measured = {"task": data.task, "results": results, "calibration": calibration, "abstain": abstain}
+        measured = {"task": data.task, "results": results, "baselines": baselines}
+        measured |= {"calibration": calibration, "abstain": abstain}
         record = make_record(*arguments_of_run, begun["data"], trainer, measured, settings, seconds)
+        record["advice"] = advise(record, data) if baselines else None
         write_json(folder / "metrics.json", record)
         (folder / BEGUN).unlink(missing_ok=True)
     arguments.distributed_state.wait_for_everyone()
@@ -363,6 +388,7 @@ def get_tokenizer(arguments: ModelArguments, data: TextData) -> PreTrainedTokeni
         settings: dict[str, Any] = {
             "lowercase": arguments.lowercase,
             "model_max_length": arguments.max_length or MAX_LENGTH,
+            "show_progress": False,
         }
         return train_wave_tokenizer(texts, arguments.vocab_size, **settings)
     tokenizer = load_wave_tokenizer(source)
@@ -462,7 +488,7 @@ def start_from_encoder(
     metric, style = METRICS[data.task][0], ".3f" if data.task == "number" else ".1%"
     found = ", ".join(f"{name} {score:{style}}" for name, score in choice.scores.items())
     title = metric.replace("_", " ").replace("f1", "F1").capitalize()
-    print(f"{title} on {len(choice.rows):,} training rows held out in turn: {found}.")
+    print(f"{title} on {len(choice.rows):,} training rows held out in turn: {found}.", flush=True)
     return choice
 
 
@@ -473,7 +499,8 @@ def print_training(arguments: RunArguments, model: PreTrainedModel) -> None:
     dropout = getattr(model.config, "hidden_dropout_prob", None)
     print(
         f"Training: {arguments.num_train_epochs:g} epochs, learning rate {arguments.learning_rate:g}, batches of "
-        f"{arguments.per_device_train_batch_size}{'' if dropout is None else f', dropout {dropout:g}'}."
+        f"{arguments.per_device_train_batch_size}{'' if dropout is None else f', dropout {dropout:g}'}.",
+        flush=True,
     )
 
 
@@ -505,12 +532,13 @@ def encode(
     return split.map(encode_rows, batched=True, remove_columns=split.column_names, desc="Tokenizing")
 
 
-def print_summary(model: PreTrainedModel, counts: dict[str, int], data: TextData, folder: Path, losses: Losses) -> None:
-    print(*(f"{data.name}: {data.found}", *losses.describe(": --max_length")), sep="\n")
+def print_summary(model: PreTrainedModel, counts: dict[str, int], folder: Path, losses: Losses) -> None:
+    print(*(f"{line}\n" for line in losses.describe(": --max_length")), sep="", end="")
     print(
         f"{type(model).__name__}: {counts['parameters']:,} parameters "
         f"(core {counts['core_parameters']:,}, table {counts['table_parameters']:,})\n"
-        f"Run folder: {folder}"
+        f"Run folder: {folder}",
+        flush=True,
     )
 
 

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PrinterCallback, Trainer
+from transformers import PreTrainedModel, Trainer
 
 from ..data.measure import METRICS, decide, measure, negative_log_likelihood
 from .settings import FEW, FROM_PROBE, RunArguments, set_quietly
@@ -38,6 +38,7 @@ class Choice(NamedTuple):
 
     probe: "Probe"
     is_alone: bool  # whether the probe is kept as it is
+    folds: "Folds"
     rows: np.ndarray
     logits: np.ndarray
     scores: dict[str, float]
@@ -169,13 +170,12 @@ def choose(
         strengths = OF_PAIRS if compares_pairs(model) else STRENGTHS
         probe, probes, logits = fit_probe(vectors, labels, classes, folds, is_balanced, task, strengths)
     small, parts = shrink(model, encoded), []
-    bar = tqdm([*zip(probes, folds, strict=True)], "Cross-validation", disable=arguments.disable_tqdm)
+    bar = tqdm([*zip(probes, folds, strict=True)], "Cross-validation", disable=arguments.disable_tqdm, leave=False)
     for start, (train, held) in bar:
         tried = copy.deepcopy(small)
         if goes_on_from_probe(model, len(labels)):
             start.put_into(tried)
         trainer = make_trainer(tried, set_quietly(arguments, {}), encoded.select(train))
-        trainer.remove_callback(PrinterCallback)
         trainer.train()
         trainer.args.train_sampling_strategy = "random"  # the logits in the order of the rows
         parts.append(np.asarray(trainer.predict(encoded.select(held)).predictions))
@@ -187,7 +187,7 @@ def choose(
         name: measure(task, each, labels[rows], names)[METRICS[task][0]]
         for name, each in (("probe", logits), ("fine-tuned", tuned))
     }
-    return Choice(probe, is_alone, rows, logits if is_alone else tuned, scores)
+    return Choice(probe, is_alone, folds, rows, logits if is_alone else tuned, scores)
 
 
 def compares_pairs(model: PreTrainedModel) -> bool:

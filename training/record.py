@@ -31,6 +31,7 @@ DECISIVE = (
     "gradient_accumulation_steps",
     "class_weights",
     "calibrate",
+    "metric_for_best_model",
     "early_stopping_patience",
     "early_stopping_threshold",
     "packing",

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import chain
@@ -368,6 +369,9 @@ class RunArguments(TrainingArguments):
         default=None,
         metadata={"help": f"Training texts in a batch, per device. Default: {BATCH}; by the rows, from an encoder."},
     )
+    no_baseline: bool = field(
+        default=False, metadata={"help": "Do not measure a majority guess and TF-IDF on the same rows."}
+    )
     save_dtype: Literal["float32", "float16"] = field(
         default="float32",
         metadata={"help": "Precision of the saved weights. The model computes in float32 all the same."},
@@ -415,6 +419,7 @@ class RunArguments(TrainingArguments):
         # transformers would call it `trainer_output`; `finetune` calls it after the data.
         self.output_dir = self.output_dir or ""
         super().__post_init__()
+        self.disable_tqdm |= not sys.stderr.isatty()
         self.dataloader_pin_memory &= self.device.type == "cuda"  # torch warns elsewhere
         self.check_together()
 
@@ -541,9 +546,9 @@ class RunArguments(TrainingArguments):
             optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(trial)
             optimizer = optimizer_class([weight], **settings)
             for name in self.changed.keys() & OF_OPTIMIZER:
-                other = set_quietly(trial, {name: type(self).__dataclass_fields__[name].default})
-                if Trainer.get_optimizer_cls_and_kwargs(other)[1] == settings:
-                    raise ValueError(f"{self.optim.value} does not read `{name}`")
+                without = set_quietly(trial, {name: type(self).__dataclass_fields__[name].default})
+                if Trainer.get_optimizer_cls_and_kwargs(without)[1] == settings:
+                    raise ValueError(f"{getattr(self.optim, 'value', self.optim)} does not read `{name}`")
             kwargs = cast(dict | None, self.lr_scheduler_kwargs)
             get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=kwargs)
         except (TypeError, ValueError, ImportError) as error:

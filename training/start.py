@@ -32,12 +32,7 @@ def resolve_start(arguments: ModelArguments, data: TextData, is_own: bool) -> Mo
         return arguments
     if is_own or arguments.tokenizer is not None or arguments.of_a_new_model:
         return replace(arguments, model=NONE)
-    try:
-        tokenizer = load_wave_tokenizer(str(find_english()))
-    except FileNotFoundError:
-        is_english, why = False, "the English encoder is not there"
-    else:
-        is_english, why = look_at(read_sample(data), tokenizer)
+    is_english, why = look_for_english(data)
     print(
         f"--model auto {'starts from the English encoder' if is_english else 'trains a new model'}: {why}.", flush=True
     )
@@ -62,6 +57,15 @@ def find_english() -> Path:
 def read_sample(data: TextData) -> list[str]:
     rows = data.train.select(range(0, len(data.train), max(1, len(data.train) // SAMPLE)))
     return [text for name in ("text", "text_pair") if name in rows.column_names for text in rows[name]]
+
+
+def look_for_english(data: TextData) -> tuple[bool, str]:
+    """Whether the English encoder is there and the texts are English, and what this goes by."""
+    try:
+        tokenizer = load_wave_tokenizer(str(find_english()))
+    except FileNotFoundError:
+        return False, "the English encoder is not there"
+    return look_at(read_sample(data), tokenizer)
 
 
 def look_at(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[bool, str]:

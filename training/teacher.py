@@ -97,7 +97,7 @@ def gather_texts(arguments: ModelArguments, data: TextData, columns: Sequence[st
     """The training texts, the unlabelled ones, and a changed copy of each."""
     names = [name for name in ("text", "text_pair") if name in data.train.column_names]
     texts: Texts = list(zip(*(data.train[name] for name in names), strict=True))
-    for file in tqdm(arguments.unlabelled or (), "Unlabelled texts", disable=None):
+    for file in tqdm(arguments.unlabelled or (), "Unlabelled texts", disable=None, leave=False):
         for rows in read_texts(file, text_columns=columns):
             if set(rows[0]) != set(names):
                 raise ValueError(f"`unlabelled` {file!r} must have texts like the training rows, {names}.")
@@ -136,7 +136,7 @@ def ask_teacher(
     trainer: WaveTrainer | None = None
     order: list[int] = []
     logits = []
-    for start in tqdm(range(0, len(texts), SHARD), "Teacher's logits", disable=arguments.disable_tqdm):
+    for start in tqdm(range(0, len(texts), SHARD), "Teacher's logits", disable=arguments.disable_tqdm, leave=False):
         digest = hashlib.sha256(json.dumps(texts[start : start + SHARD]).encode()).hexdigest()
         file = folder / f"{digest[:16]}.npy"
         if not file.exists():
@@ -173,7 +173,7 @@ def load_teacher(
         settings: dict[str, Any] = {"learning_rate": RATE, "num_train_epochs": EPOCHS, "max_steps": -1}
         settings |= {"output_dir": str(folder), "save_strategy": "epoch", "save_total_limit": 1}
         settings |= {"per_device_train_batch_size": 16, "ema_decay": 0.0, "mixup_alpha": 0.0}
-        settings |= {"disable_tqdm": arguments.disable_tqdm}
+        settings |= {"disable_tqdm": arguments.disable_tqdm, "logging_strategy": "epoch"}
         last = find_last(folder)
         make_trainer(student, set_quietly(arguments, settings), rows).train(resume_from_checkpoint=last and str(last))
         with open_whole(weights, "wb") as opened:

@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..files import name_failures, read_json
+from .progress import CLASSIFIERS, Progress
 from .settings import RunArguments
 
 # In a checkpoint, beside the average: the weights from which the training goes on.
 RAW_WEIGHTS = "raw_weights.safetensors"
-CLASSIFIERS = ("classifier", "score")  # how transformers' classifiers of texts call the map to the logits
 
 
 def find_last(folder: Path) -> Path | None:
@@ -170,6 +170,9 @@ class WaveTrainer(Trainer):
 
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
+        for each in (PrinterCallback, ProgressCallback):
+            self.remove_callback(each)
+        self.add_callback(Progress())
         self.averaging = WeightAveraging()
         if self.args.ema_decay:
             self.add_callback(self.averaging)

@@ -1,0 +1,78 @@
+"""The rows that a model gets wrong, for a person to look through: `mistakes.csv`."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+
+from ..data.load import TextData
+from ..data.measure import decide
+from ..files import open_whole
+
+
+def write_mistakes(
+    path: Path,
+    data: TextData,
+    logits: Mapping[str, NDArray],
+    temperature: float = 1.0,
+    thresholds: Sequence[float] | None = None,
+) -> int:
+    """
+    Writes the rows that are wrong, the most confident mistakes of all splits first, with the columns `split`, `row`
+    (from 0, as `predict` counts, in what the split was read from), `text` and `text_pair`, `label`, `predicted` and
+    `probability`, that of the wrong answer; of several labels, that of the wrongest one. Numbers have an `error` in
+    place of it, and those are listed that are further off than the mean.
+
+    Args:
+        path: The CSV to write, with a byte order mark: without it Excel reads UTF-8 as another encoding.
+        data: The splits.
+        logits: (N, K) for "validation" and "test", if there is one, in the order of the rows.
+        temperature, thresholds: Of the classifier.
+
+    Returns:
+        The number of mistakes.
+    """
+    splits, found = {"validation": data.validation, "test": data.test}, []
+    for split, values in logits.items():
+        rows = splits[split]
+        names = [name for name in ("text", "text_pair") if name in rows.column_names]
+        for index, *answer in find_wrong(data, values, np.asarray(rows["label"]), temperature, thresholds):
+            row = rows[index]
+            found.append([split, data.numbers[split][index], *map(row.get, names), *answer])
+    found.sort(key=lambda row: -row[-1])
+    with open_whole(path) as file:
+        file.write("\ufeff")
+        writer = csv.writer(file)
+        score = "error" if data.task == "number" else "probability"
+        writer.writerow(["split", "row", *names, "label", "predicted", score])
+        writer.writerows([*row, f"{score:.6g}"] for *row, score in found)
+    return len(found)
+
+
+def find_wrong(
+    data: TextData, values: NDArray, labels: NDArray, temperature: float, thresholds: Sequence[float] | None
+) -> Iterator[tuple[int, Any, Any, float]]:
+    """Of each row that is wrong its index, label and what was predicted, as words, and how wrong it is."""
+    if data.task == "number":
+        values_N = values.reshape(-1)
+        errors_N = np.abs(values_N - labels)
+        for index in np.flatnonzero(errors_N > errors_N.mean()):
+            yield int(index), f"{labels[index]:.6g}", f"{values_N[index]:.6g}", float(errors_N[index])
+    elif data.task == "single":
+        predicted_N, p_NK = values.argmax(-1), softmax(values / temperature, axis=-1)
+        for index in np.flatnonzero(predicted_N != labels):
+            label, predicted = labels[index], predicted_N[index]
+            yield int(index), data.label_names[label], data.label_names[predicted], float(p_NK[index, predicted])
+    else:
+        given_NK, true_NK = decide(values, thresholds), labels > 0
+        p_NK = np.where(given_NK, expit(values), 1 - expit(values)) * (given_NK != true_NK)
+        for index in np.flatnonzero((given_NK != true_NK).any(-1)):
+            label, predicted = (
+                ";".join(data.label_names[place] for place in np.flatnonzero(each[index]))
+                for each in (true_NK, given_NK)
+            )
+            yield int(index), label, predicted, float(p_NK[index].max())
