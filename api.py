@@ -2,13 +2,14 @@
 
 import difflib
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from .files import read_json
-from .hub_card import draw_pictures, write_card
+from .hub_card import draw_pictures, push_run, write_card
 from .inference.classifier import Classifier, load
 from .training import finetune as training
 from .training.results import describe_results
@@ -61,12 +62,18 @@ def finetune(
 def train(
     data_arguments: DataArguments, model_arguments: ModelArguments, arguments: RunArguments, dataset: Any = None
 ) -> Path:
-    """Trains, writes the card and says what was reached; of several processes the first one. Returns the run folder."""
+    """Trains, writes the card, says what was reached, pushes; of several processes the first one. The run folder."""
     folder = training.finetune(data_arguments, model_arguments, arguments, dataset=dataset)
-    if arguments.process_index == 0:
-        draw_pictures(folder)
-        write_card(folder, repo_id=arguments.hub_model_id)
-        print(describe_results(read_json(folder / "metrics.json"), folder), flush=True)
+    if arguments.process_index != 0:
+        return folder
+    draw_pictures(folder)
+    write_card(folder, repo_id=arguments.hub_model_id)
+    print(describe_results(read_json(folder / "metrics.json"), folder), flush=True)
+    if arguments.push_to_hub:
+        repo_id = arguments.hub_model_id or folder.resolve().name
+        print(f"Pushing. If it fails: {shlex.join(['wave-network', 'push', str(folder), repo_id])}", flush=True)
+        settings = {"token": arguments.hub_token, "private": arguments.hub_private_repo}
+        print(f"Pushed: {push_run(folder, repo_id, revision=arguments.hub_revision, **settings)}")
     return folder
 
 

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -196,20 +195,9 @@ def as_word(value: Any) -> str:
 
 def run_finetune(words: list[str]) -> None:
     from .api import train
-    from .hub_card import push_run
     from .training.settings import DataArguments, ModelArguments, RunArguments
 
-    data_arguments, model_arguments, arguments = parse(
-        "finetune", [DataArguments, ModelArguments, RunArguments], words, first=["dataset"]
-    )
-    folder = train(data_arguments, model_arguments, arguments)
-    if arguments.process_index != 0:
-        return
-    if arguments.push_to_hub:
-        repo_id = arguments.hub_model_id or folder.resolve().name
-        print(f"Pushing. If it fails: {shlex.join(['wave-network', 'push', str(folder), repo_id])}", flush=True)
-        settings = {"token": arguments.hub_token, "private": arguments.hub_private_repo}
-        print(f"Pushed: {push_run(folder, repo_id, revision=arguments.hub_revision, **settings)}")
+    train(*parse("finetune", [DataArguments, ModelArguments, RunArguments], words, first=["dataset"]))
 
 
 def run_predict(words: list[str]) -> None:

@@ -13,6 +13,7 @@ from ..data.measure import describe_calibration, measure
 from ..files import check_source, refuse_existing, write_json
 from .classifier import load, resolve_device
 from .classify import resolve_problem
+from .predict import ReadArguments
 
 TASKS = {"single_label_classification": "single", "multi_label_classification": "multi", "regression": "number"}
 # Of so many labels all are printed, and a matrix; of more as many, and the most frequent confusions.
@@ -20,7 +21,7 @@ SHOWN = 12
 
 
 @dataclass
-class EvaluateArguments:
+class EvaluateArguments(ReadArguments):
     """What to measure, and on what."""
 
     _argument_group_name = "settings"
@@ -28,25 +29,11 @@ class EvaluateArguments:
     model: str = field(metadata={"help": "Run folder, or name of a model on the Hub."})
     file: str = field(metadata={"help": "Labelled texts: any file that finetune reads."})
     output: str | None = field(default=None, metadata={"help": "JSON file to write, with all figures."})
-    text_columns: list[str] | None = field(
-        default=None, metadata={"help": "Column with the text, or two for pairs. Default: as it was trained."}
-    )
     label_column: list[str] | None = field(
         default=None, metadata={"help": "Column with the label, or one for each label. Default: as it was trained."}
     )
     label_separator: str | None = field(
         default=None, metadata={"help": "What stands between the labels of a cell, such as ';'."}
-    )
-    delimiter: str | None = field(default=None, metadata={"help": "Between the columns of CSV. Default: found."})
-    encoding: str | None = field(default=None, metadata={"help": "Of text files, such as cp1252. Default: found."})
-    no_header: bool = field(
-        default=False, metadata={"help": "The first row of CSV and Excel is data; columns are column_1, column_2 ..."}
-    )
-    batch_size: int = field(default=64, metadata={"help": "Texts in a batch, at most."})
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1 ... Default: a GPU if there is one."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the code in the model folder. Not needed for a Wave Network."}
     )
 
 

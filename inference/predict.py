@@ -31,8 +31,28 @@ PAGE = ".html"
 OF_FILES = ("text_columns", "delimiter", "no_header", "keep")
 
 
+@dataclass(kw_only=True)
+class ReadArguments:
+    """How texts are read and put through a model."""
+
+    text_columns: list[str] | None = field(
+        default=None, metadata={"help": "Column with the text, or two for pairs. Default: as it was trained."}
+    )
+    delimiter: str | None = field(default=None, metadata={"help": "Between the columns of CSV. Default: found."})
+    encoding: str | None = field(default=None, metadata={"help": "Of text files, such as cp1252. Default: found."})
+    no_header: bool = field(
+        default=False, metadata={"help": "The first row of CSV and Excel is data; columns are column_1, column_2 ..."}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Texts in a batch, at most."})
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1 ... Default: a GPU if there is one."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the code in the model folder. Not needed for a Wave Network."}
+    )
+
+
 @dataclass
-class PredictArguments:
+class PredictArguments(ReadArguments):
     """What to classify, and with what."""
 
     _argument_group_name = "settings"
@@ -63,21 +83,7 @@ class PredictArguments:
         default=False,
         metadata={"help": "Add the words that decided. An HTML page beside the output shows them."},
     )
-    text_columns: list[str] | None = field(
-        default=None, metadata={"help": "Column with the text, or two for pairs. Default: as it was trained."}
-    )
-    delimiter: str | None = field(default=None, metadata={"help": "Between the columns of CSV. Default: found."})
-    encoding: str | None = field(default=None, metadata={"help": "Of text files, such as cp1252. Default: found."})
-    no_header: bool = field(
-        default=False, metadata={"help": "The first row of CSV and Excel is data; columns are column_1, column_2 ..."}
-    )
     keep: list[str] = field(default_factory=list, metadata={"help": "Columns to copy, such as an id."})
-    batch_size: int = field(default=64, metadata={"help": "Texts in a batch, at most."})
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1 ... Default: a GPU if there is one."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the code in the model folder. Not needed for a Wave Network."}
-    )
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
