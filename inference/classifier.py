@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as bars
 
-from ..data.tokens import Losses
+from ..data.tokens import Losses, to_tensors
 from ..files import check_source
 from .classify import CHUNK, CPU_TOKENS, clean, make_rows, resolve_abstain, resolve_problem, split_batches, to_scores
 from .explain import explain_row, list_words
@@ -140,7 +140,7 @@ class Classifier:
             features = {name: [values[index] for index in chosen] for name, values in encoding.items()}
             # A batch of empty texts has one token of padding.
             longest = max(1, *(lengths[index] for index in chosen))
-            batch = self.tokenizer.pad(features, padding="max_length", max_length=longest, return_tensors="pt")
+            batch = to_tensors(self.tokenizer.pad(features, padding="max_length", max_length=longest))
             logits[chosen] = self.model(**batch.to(self.model.device)).logits.float().cpu().numpy()
         if not np.isfinite(logits).all():
             raise ValueError("The `model` must give finite logits, got others: its weights are damaged.")

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from small_runs import distance, finetune_small, make_rows, read_metrics, write_csv
 from torch import nn
 from transformers import set_seed
 
-from wave_network import WaveConfig, WaveForSequenceClassification, WaveModel
+from wave_network import WaveConfig, WaveForSequenceClassification, WaveModel, train_wave_tokenizer
+from wave_network.data.tokens import DataCollatorWithPadding
 from wave_network.training.packing import DataCollatorWithPacking, takes_packed
 from wave_network.training.settings import RunArguments
 from wave_network.training.trainer import (
@@ -30,6 +32,19 @@ STEPS = {"eval_strategy": "steps", "eval_steps": 1, "num_train_epochs": None, "m
 def make_classifier(**settings: Any) -> WaveForSequenceClassification:
     torch.manual_seed(0)
     return WaveForSequenceClassification(WaveConfig(vocab_size=50, hidden_size=8, num_labels=3, **settings))
+
+
+@pytest.mark.parametrize("labels", [[1, 0, 2], [0.5, 1.0, 2.0], [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]], ids=str)
+def test_padded_batches_are_those_of_transformers(labels: list[Any]):
+    tokenizer = train_wave_tokenizer(["a few words"], show_progress=False)
+    features = [
+        {**tokenizer(text), "labels": label} for text, label in zip(["a few", "", "words"], labels, strict=True)
+    ]
+    collators = DataCollatorWithPadding, transformers.DataCollatorWithPadding
+    found, expected = (make(tokenizer)(features) for make in collators)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0)
 
 
 def make_trainer(folder: Path, rows: list[dict[str, Any]], model: nn.Module | None = None, **settings: Any):

@@ -435,7 +435,7 @@ def train(
         optimizers=(torch.optim.AdamW(groups, fused=True), None),
     )
     last = find_last(folder)
-    trainer.train(resume_from_checkpoint=last and str(last))
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     measured = {name: round(trainer.evaluate()[f"eval_{name}"], 4) for name in ("cosine", "found")}
     return measured | {"steps": trainer.state.global_step}
 

@@ -19,7 +19,6 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     PreTrainedConfig,
     PreTrainedModel,
@@ -32,7 +31,7 @@ from transformers.trainer_utils import EvalPrediction
 from ..configuration import WaveConfig
 from ..data.load import TextData, load_text_data
 from ..data.measure import METRICS, calibrate, compute_metrics, measure
-from ..data.tokens import Losses
+from ..data.tokens import DataCollatorWithPadding, Losses
 from ..files import name_failures, read_json, refuse_existing, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
 from ..tokenization import load_wave_tokenizer, train_wave_tokenizer

@@ -1,6 +1,7 @@
 """What `--model` starts from: a model that is named, the English encoder that comes with the package, or nothing."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -71,11 +72,12 @@ def look_for_english(data: TextData) -> tuple[bool, str]:
 def look_at(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[bool, str]:
     """Whether texts are English, by how the vocabulary of the English encoder cuts their words, and what it goes by."""
     sample = [text[:1000] for text in texts]
-    words = list(chain.from_iterable(map(WORD.findall, sample)))
-    letters = sum(map(len, words)) / max(1, sum(len(part) for text in sample for part in text.split()))
+    words = Counter(chain.from_iterable(map(WORD.findall, sample)))
+    characters = sum(len(part) for text in sample for part in text.split())
+    letters = sum(len(word) * count for word, count in words.items()) / max(1, characters)
     spelled = [spelling for spelling, _ in spell(tokenizer) or ()]
     cut = tokenizer([*words, *sample], add_special_tokens=False)["input_ids"]
-    pieces = sum(map(len, cut[: len(words)])) / max(1, len(words))
+    pieces = sum(len(ids) * count for ids, count in zip(cut, words.values(), strict=False)) / max(1, words.total())
     ids = list(chain.from_iterable(cut[len(words) :]))
     unspelled = sum(not spelled[index] for index in ids) / max(1, len(ids))
     is_english = pieces <= MOST_PIECES and unspelled <= MOST_BYTES and letters >= LEAST_LETTERS

@@ -24,11 +24,11 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    DataCollatorWithPadding,
     PreTrainedTokenizerBase,
 )
 
 from ..data.load import TextData, read_texts
+from ..data.tokens import DataCollatorWithPadding
 from ..files import open_whole
 from .probe import STRENGTHS, MakeTrainer, Probe, embed
 from .settings import MAX_LENGTH, ModelArguments, RunArguments, set_quietly
@@ -175,7 +175,9 @@ def load_teacher(
         settings |= {"per_device_train_batch_size": 16, "ema_decay": 0.0, "mixup_alpha": 0.0}
         settings |= {"disable_tqdm": arguments.disable_tqdm, "logging_strategy": "epoch"}
         last = find_last(folder)
-        make_trainer(student, set_quietly(arguments, settings), rows).train(resume_from_checkpoint=last and str(last))
+        make_trainer(student, set_quietly(arguments, settings), rows).train(
+            resume_from_checkpoint=str(last) if last else None
+        )
         with open_whole(weights, "wb") as opened:
             save_model(student, opened.name)
         for path in folder.glob("checkpoint-*"):
