@@ -184,8 +184,8 @@ class Answers:
         answers = self.classifier.answer(self.classifier.logits(batch), self.number, self.top_k, self.least)
         for row, answer in zip(batch, answers, strict=True):
             kept = [None if is_missing(value) else value for value in row.pop("kept", {}).values()]
-            named = {"row": answer[0], **dict(zip(self.kept, kept, strict=True)), **row}
-            named |= zip(self.header, answer[1:], strict=True)
+            named = {"row": answer[0], **dict(zip(self.header, answer[1:], strict=True))}
+            named |= {**dict(zip(self.kept, kept, strict=True)), **row}
             if self.explain:
                 words = explain_row(self.classifier, row)
                 strongest = sorted(list_words(row, words), key=lambda word: -abs(word[1]))

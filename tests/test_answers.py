@@ -141,7 +141,7 @@ def test_every_kind_of_output_has_the_same_rows(
     output = tmp_path / f"out{ending}"
     predict(run, tmp_path / "in.jsonl", "--output", output, "--keep", "id", "label", "--top_k", 2)
     found = READERS[ending](output)
-    names = ["row", "id", "kept_label", "text", "label", "probability", "label_2", "probability_2"]
+    names = ["row", "label", "probability", "label_2", "probability_2", "id", "kept_label", "text"]
     assert list(found) == names
     assert found["text"].tolist() == texts
     assert found["kept_label"].tolist() == list(range(6))

@@ -199,7 +199,7 @@ def test_a_model_of_one_label_writes_its_value(
 ):
     folder = save_model(tmp_path / "value", AutoTokenizer.from_pretrained(run), ["stars"], problem_type=problem_type)
     rows = classify(folder, file)
-    assert list(rows[0]) == ["row", "text", "stars"]
+    assert list(rows[0]) == ["row", "stars", "text"]
     expected = compute_logits(folder, texts)[:, 0].tolist()
     assert [float(row["stars"]) for row in rows] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 

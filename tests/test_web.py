@@ -31,7 +31,7 @@ pytest.importorskip("transformers.exporters.metadata", reason="needs transformer
 
 TESTS = Path(__file__).parent
 NODE_MODULES = TESTS.parent / ".cache" / "npm" / "node_modules"
-TEXT = "the striker's goal, with a bank"
+TEXT = "one striker's goal, with this bank"
 TEXTS = [text for text in make_texts() if text.isascii() and len(text) < 200]
 TEXTS += ["\u03a3\u0391\u03a3 \u03a3", "\u0130x \u017f \ufb01 a\u00f1o", "[CLS] goal [MASK]", "a\0b"]
 MINUS = "\u2212"
@@ -119,7 +119,7 @@ def test_the_page(site: Path, serve: Any, tmp_path: Path):
     assert found["requests"] == []  # none elsewhere, none that failed
     np.testing.assert_allclose(found["logits"], classifier.logits(texts), rtol=0, atol=1e-4)
 
-    words = ["the", "striker's", "goal", ",", "with", "a", "bank"]
+    words = ["one", "striker's", "goal", ",", "with", "this", "bank"]
     without = [TEXT.replace(word, "", 1) for word in words]
     scores = to_scores(classifier.logits([TEXT, *without]), classifier.problem)
     best = scores[0].argmax()

@@ -214,7 +214,9 @@ class ModelArguments:
         default=None, metadata={"help": "Files of texts that the teacher is asked about, beside the training rows."}
     )
     vocab_size: int = field(default=8192, metadata={"help": "Vocabulary of a tokenizer that is trained here."})
-    lowercase: bool = field(default=True, metadata={"help": "Such a tokenizer lower-cases. false: case is kept."})
+    lowercase: bool = field(
+        default=True, metadata={"help": "Such a tokenizer lower-cases (BERT's do_lower_case). false: it keeps case."}
+    )
     max_length: int | None = field(
         default=None,
         metadata={"help": f"Longest text in tokens; the rest is cut off. Default: {MAX_LENGTH}, or that of --model."},
