@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--teacher", required=True, help="folder or name of a sentence encoder")
     parser.add_argument("--corpora", type=Path, required=True, help="folder with the files of TEXTS")
     parser.add_argument("--work_dir", default="runs/english", help="where stages are kept")
-    parser.add_argument("--max_passages", type=int, default=61_440)
+    parser.add_argument("--max_passages", type=int, default=153_600)
     arguments = parser.parse_args()
     made = Path(arguments.work_dir, "made")
     distil(
