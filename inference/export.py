@@ -358,7 +358,7 @@ def describe_model(name: str) -> str:
 def write_card(folder: Path, arguments: ExportArguments, exported: ExportedClassifier, **checks: Any) -> None:
     hub_name, file = None if Path(arguments.model).is_dir() else arguments.model, FORMATS[arguments.format]
     if arguments.format == "web":
-        data: Any = SpaceCardData(title=describe_model(arguments.model), sdk="static", models=hub_name and [hub_name])
+        data: Any = SpaceCardData(title=describe_model(arguments.model), sdk="static", models=[hub_name] if hub_name else None)
     else:
         tags = ["text-classification", arguments.format]
         data = ModelCardData(pipeline_tag="text-classification", library_name="onnx", tags=tags, base_model=hub_name)

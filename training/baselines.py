@@ -71,9 +71,9 @@ def measure_baselines(data: TextData, folds: Folds | None, is_balanced: bool, se
 
 def draw_rows(rows: Dataset, labels: int, seed: int) -> Dataset:
     """As many rows as TF-IDF can learn from in a bounded time."""
-    lengths_N = sum(np.minimum([*map(len, rows[name])], MOST_CHARACTERS) for name in name_texts(rows))
+    lengths = [np.minimum([*map(len, rows[name])], MOST_CHARACTERS) for name in name_texts(rows)]
     order_N = np.random.default_rng(seed).permutation(len(rows))
-    is_in_N = np.cumsum(lengths_N[order_N]) * (WORK_OF_WORDS + labels) <= MOST_WORK
+    is_in_N = np.cumsum(np.sum(lengths, axis=0)[order_N]) * (WORK_OF_WORDS + labels) <= MOST_WORK
     return rows if is_in_N.all() else rows.select(np.sort(order_N[: max(1, is_in_N.sum())]))
 
 

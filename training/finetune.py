@@ -261,7 +261,7 @@ def finetune(
             baselines = measure_baselines(data, folds, arguments.class_weights == "balanced", arguments.seed)
         arguments_of_run = (data_arguments, model_arguments, arguments)
         seconds = time.perf_counter() - start
-        measured = {"task": data.task, "results": results, "baselines": baselines}
+        measured: dict[str, Any] = {"task": data.task, "results": results, "baselines": baselines}
         measured |= {"calibration": calibration, "abstain": abstain}
         record = make_record(*arguments_of_run, begun["data"], trainer, measured, settings, seconds)
         record["advice"] = advise(record, data) if baselines else None

@@ -421,7 +421,7 @@ class RunArguments(TrainingArguments):
         # transformers would call it `trainer_output`; `finetune` calls it after the data.
         self.output_dir = self.output_dir or ""
         super().__post_init__()
-        self.disable_tqdm |= not sys.stderr.isatty()
+        self.disable_tqdm = bool(self.disable_tqdm) or not sys.stderr.isatty()
         self.dataloader_pin_memory &= self.device.type == "cuda"  # torch warns elsewhere
         self.check_together()
 
