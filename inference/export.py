@@ -358,7 +358,8 @@ def describe_model(name: str) -> str:
 def write_card(folder: Path, arguments: ExportArguments, exported: ExportedClassifier, **checks: Any) -> None:
     hub_name, file = None if Path(arguments.model).is_dir() else arguments.model, FORMATS[arguments.format]
     if arguments.format == "web":
-        data: Any = SpaceCardData(title=describe_model(arguments.model), sdk="static", models=[hub_name] if hub_name else None)
+        models = None if hub_name is None else [hub_name]
+        data: Any = SpaceCardData(title=describe_model(arguments.model), sdk="static", models=models)
     else:
         tags = ["text-classification", arguments.format]
         data = ModelCardData(pipeline_tag="text-classification", library_name="onnx", tags=tags, base_model=hub_name)
