@@ -72,7 +72,7 @@ def train(
     if arguments.push_to_hub:
         repo_id = arguments.hub_model_id or folder.resolve().name
         print(f"Pushing. If it fails: {shlex.join(['wave-network', 'push', str(folder), repo_id])}", flush=True)
-        settings = {"token": arguments.hub_token, "private": arguments.hub_private_repo}
+        settings: Any = {"token": arguments.hub_token, "private": arguments.hub_private_repo}
         print(f"Pushed: {push_run(folder, repo_id, revision=arguments.hub_revision, **settings)}")
     return folder
 

@@ -185,7 +185,7 @@ def make_rows(
     for best, highest, values in zip(best_NT.tolist(), highest_NT.tolist(), values_NK.tolist(), strict=True):
         label: str | list[str] | None = labels[best[0]] if highest[0] >= least else None
         if problem == "multi_label_classification":
-            label = [labels[index] for index in np.flatnonzero(above_NK[len(rows)])]
+            label = [labels[index] for index in np.flatnonzero(above_NK[len(rows)]).tolist()]
         others = values
         if top_k is not None:
             ranked = list(zip(best, highest, strict=True))[first_place(problem) - 1 :]

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--teacher", required=True, help="folder or name of a sentence encoder")
     parser.add_argument("--corpora", type=Path, required=True, help="folder with the files of TEXTS")
     parser.add_argument("--work_dir", default="runs/english", help="where stages are kept")
-    parser.add_argument("--max_passages", type=int, default=61_440)
+    parser.add_argument("--max_passages", type=int, default=153_600)
     arguments = parser.parse_args()
     made = Path(arguments.work_dir, "made")
     distil(
@@ -50,6 +50,7 @@ def main() -> None:
             licenses=[terms for _, terms in TEXTS.values()],
             max_passages=arguments.max_passages,
             work_dir=arguments.work_dir,
+            teacher_dtype="bfloat16",
             save_dtype="float16",
         )
     )

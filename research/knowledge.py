@@ -30,6 +30,7 @@ from wave_network.modeling_wave.modeling_wave import WaveMixing
 from wave_network.research.baselines import Bag, NoContext, NoPhase
 from wave_network.research.english import TEXTS
 from wave_network.training.distil import DistilArguments, distil
+from wave_network.training.probe import shrink
 
 RESULTS = Path(__file__).parent / "results" / "knowledge.jsonl"
 HELD_OUT = 1000  # rows that a draw is measured on
@@ -162,6 +163,7 @@ def finetune(
     chooser = random.Random(seed)
     size = max(4, min(32, len(ids) // 8))
     steps = epochs * -(-len(ids) // size)
+    model = shrink(model, {"input_ids": [*ids, *other_ids]})  # a step costs less
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.01, fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 16, steps)
     model.train()
@@ -222,6 +224,7 @@ def run(arguments: argparse.Namespace, name: str, seed: int, draws: list[int]) -
 
     settings = DistilArguments(
         teacher=arguments.teacher,
+        teacher_dtype="bfloat16",
         texts=[f"{arguments.corpora / name}:{share}" for name, (share, _) in TEXTS.items()],
         output_dir=str(folder),
         work_dir=str(arguments.work),

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from hypothesis import given
+from hypothesis import strategies as st
 from loopback_hub import USER, LoopbackHub
 from markdown_it import MarkdownIt
 
@@ -250,6 +252,16 @@ def test_a_label_is_shown_as_it_is_and_breaks_nothing(folder: Path, nasty: str):
     parsed = MarkdownIt().parse(ModelCard.load(folder / "README.md").text)
     kinds = {child.type for token in parsed for child in token.children or []}
     assert not kinds & {"html_inline", "image"}
+
+
+MARKUP = st.sampled_from([*"|\\`*_[]()<>&;#~$!:{}'\"- +.1\n\t@/=^%"])
+
+
+@given(text=st.text(MARKUP | st.characters(codec="utf-8"), max_size=20))
+def test_any_text_is_one_cell_of_a_table(text: str):
+    line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", " ", text).split())
+    table = f"---\n---\n\n| Class | Rows |\n| --- | --- |\n| {card_module.escape(text)} | 1 |\n"
+    assert read_tables(table) == [[["Class", "Rows"], [line, "1"]]]
 
 
 def test_many_classes_are_folded_away(folder: Path):

@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from small_runs import make_rows, write_csv
 from test_predict import AWKWARD, classify, compute_logits, make_texts, save_bert, save_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM, pipeline
 
 from wave_network.inference import classify as classify_module
 from wave_network.inference import export as export_module
-from wave_network.inference.classify import ExportedClassifier, to_scores
+from wave_network.inference.classifier import Classifier, load_classifier
+from wave_network.inference.classify import ExportedClassifier, clean, to_scores
 from wave_network.inference.export import ExportArguments, export_model, measure_agreement
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
@@ -378,6 +381,17 @@ def test_logits_are_those_of_the_model(exported: Path, model: Path, texts: list[
     check_logits(exported, model, [*texts, *zip(texts[:9], texts[9:18], strict=True)])
 
 
+@pytest.fixture(scope="module")
+def original(model: Path) -> Classifier:
+    return Classifier(load_classifier(str(model)), AutoTokenizer.from_pretrained(model))
+
+
+@given(texts=st.lists(st.text(st.characters(exclude_categories=()), max_size=40), min_size=1, max_size=4))
+def test_any_texts_get_the_logits_of_the_model(classifier: ExportedClassifier, original: Classifier, texts: list[str]):
+    expected = original.logits([{"text": clean(text)} for text in texts])
+    np.testing.assert_allclose(classifier.logits(texts), expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("text", ["half \ud83d", "zero \0 byte", "\U0010ffff", "a" * 100_000, "\n\t ", ""])
 def test_no_text_does_harm(classifier: ExportedClassifier, text: str):
     logits = classifier.logits([text, "goal"])
@@ -444,6 +458,7 @@ def test_it_runs_alone_and_writes_what_predict_writes(model: Path, exported: Pat
     assert result.returncode == 0, result.stderr
     found = list(csv.DictReader(io.StringIO(result.stdout.decode(), newline="")))
     for row, other in zip(found, classify(model, file), strict=True):
+        other.pop("text")  # which only `predict` writes
         assert (list(row), row["row"], row["label"]) == (list(other), other["row"], other["label"])
         for name in row.keys() - {"row", "label"}:
             assert float(row[name]) == pytest.approx(float(other[name]), abs=1e-5)
@@ -494,6 +509,7 @@ def test_other_problems(
     file = write_csv(tmp_path / "texts.csv", [{"text": text} for text in texts])
     found = run_command(["--file", str(file), "--folder", str(export(model))], capsys)
     for row, other in zip(found, classify(model, file), strict=True):
+        other.pop("text")  # which only `predict` writes
         assert (list(row), row.get("label")) == (list(other), other.get("label"))
         for name in row.keys() - {"row", "label"}:
             assert float(row[name]) == pytest.approx(float(other[name]), abs=1e-4)

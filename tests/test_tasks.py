@@ -163,6 +163,10 @@ def test_an_encoder_reads_pairs_as_before_until_it_learns(tmp_path: Path):
     assert model.classifier.in_features == 4 * 16
     inputs = tokenizer("goal", "match", return_tensors="pt")
     assert torch.equal(model.wave(**inputs)[0], encoder(**inputs)[0])
+    new = get_model(ModelArguments(model="none"), tokenizer, ["no", "yes"], is_pair=True).eval()
+    together = new.wave(**tokenizer("goal", "goal", return_tensors="pt"), pooling="segments").pooler_output
+    assert not new.wave.embeddings.token_type_embeddings.weight.any()  # a word is the same in both texts
+    assert together.shape == (1, 4 * 128)
 
 
 def test_thresholds_are_those_of_the_best_f1_and_careful_with_few_rows():

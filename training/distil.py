@@ -69,6 +69,10 @@ class DistilArguments:
         default=None,
         metadata={"help": "How the teacher makes one vector of a text. Default: as it says itself, or mean."},
     )
+    teacher_dtype: Literal["float32", "bfloat16"] = field(
+        default="float32",
+        metadata={"help": "Precision it computes in. bfloat16 is three times as fast on a processor made for it."},
+    )
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder, name or file. Default: trained on the texts."}
     )
@@ -275,7 +279,9 @@ class Stages:
     def get_table(self, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
         """The teacher's vector of each token alone, minus their mean, in the D directions in which they differ most."""
         size, pooling = self.arguments.hidden_size, self.arguments.teacher_pooling
-        file = self.name("table", pooling, size, tokenizer.backend_tokenizer.to_str()).with_suffix(".npy")
+        file = self.name(
+            "table", pooling, self.arguments.teacher_dtype, size, tokenizer.backend_tokenizer.to_str()
+        ).with_suffix(".npy")
         if not file.exists():
             words = [word for word, _ in spell(tokenizer) or ()] or [
                 str(tokenizer.decode([index], skip_special_tokens=True)).strip() for index in range(len(tokenizer))
@@ -294,7 +300,7 @@ class Stages:
 
     def get_vectors(self) -> Path:
         """The teacher's vectors of the passages, in files of `SHARD` rows of fp16."""
-        folder = self.name("vectors", self.arguments.teacher_pooling)
+        folder = self.name("vectors", self.arguments.teacher_pooling, self.arguments.teacher_dtype)
         folder.mkdir(exist_ok=True)
         bar = tqdm(range(0, self.count, SHARD), "Teacher's vectors", disable=self.arguments.disable_tqdm)
         for start in bar:
@@ -349,9 +355,10 @@ def fetch_teacher(arguments: DistilArguments) -> tuple[Any, list[Path]]:
         ) from error
     folder = name if Path(name).is_dir() else snapshot_download(name, ignore_patterns=["onnx/*", "openvino/*", "*.h5"])
     weights = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".safetensors", ".bin"))
+    settings = {**SAFE, "dtype": arguments.teacher_dtype}
     if pooling is None:
-        return SentenceTransformer(folder, model_kwargs=SAFE), weights
-    transformer = Transformer(folder, model_kwargs=SAFE)
+        return SentenceTransformer(folder, model_kwargs=settings), weights
+    transformer = Transformer(folder, model_kwargs=settings)
     modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)]
     return SentenceTransformer(modules=modules), weights
 

@@ -455,7 +455,10 @@ def get_model(
     own["conv_kernel_size"] = arguments.conv_kernel_size or None
     own["classifier_pooling"] = arguments.classifier_pooling or ("segments" if is_pair else "mean")
     own["type_vocab_size"] = 2 if is_pair else 0
-    return WaveForSequenceClassification(WaveConfig(**own, pad_token_id=tokenizer.pad_token_id, **labels))
+    model = WaveForSequenceClassification(WaveConfig(**own, pad_token_id=tokenizer.pad_token_id, **labels))
+    if is_pair:
+        nn.init.zeros_(model.wave.embeddings.token_type_embeddings.weight)  # a word is the same in both texts
+    return model
 
 
 def is_encoder(config: PreTrainedConfig) -> bool:

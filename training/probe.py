@@ -5,7 +5,7 @@ N rows, D dimensions of a text's vector, K classes.
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
@@ -245,7 +245,7 @@ def embed(model: PreTrainedModel, encoded: Dataset, arguments: RunArguments, mak
     return torch.cat(found).numpy().astype(np.float64)
 
 
-def shrink(model: PreTrainedModel, encoded: Dataset) -> PreTrainedModel:
+def shrink(model: PreTrainedModel, encoded: Mapping[str, Any] | Dataset) -> PreTrainedModel:
     """A copy with only those tokens in its table that occur: it learns the same, and a step costs much less."""
     small, table = copy.deepcopy(model), cast(nn.Embedding, model.get_input_embeddings())
     used = torch.tensor(sorted({table.padding_idx or 0, *chain.from_iterable(encoded["input_ids"])}))
