@@ -23,7 +23,6 @@ from wave_network.training.settings import (
     RunArguments,
 )
 
-STEPS = {"eval_strategy": "steps", "eval_steps": 7}
 # A value that changes what a run is, in its weights, files, records or words; and what the run beside has, too.
 EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "validation_fraction": (0.3, {}),
@@ -48,7 +47,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "token_dropout_prob": (0.3, {}),
     "mixup_alpha": (1.0, {}),
     "subword_buckets": (64, {}),
-    "class_weights": ("none", {}),
+    "class_weights": ("balanced", {}),
     "early_stopping_patience": (1, {"learning_rate": 1e-9}),
     "early_stopping_threshold": (0.9, {"early_stopping_patience": 1}),
     "ema_decay": (0.5, {}),
@@ -64,7 +63,6 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "eval_delay": (2, {}),
     "eval_on_start": (True, {}),
     "save_strategy": ("best", {}),
-    "save_steps": (14, STEPS),
     "save_total_limit": (1, {}),
     "save_only_model": (True, {}),
     "load_best_model_at_end": (False, {}),
@@ -72,7 +70,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "logging_strategy": ("no", {}),
     "logging_steps": (3, {"logging_strategy": "steps"}),
     "logging_first_step": (True, {}),
-    "include_num_input_tokens_seen": ("all", {}),
+    "include_num_input_tokens_seen": (True, {}),
     "train_sampling_strategy": ("random", {}),
     "seed": (7, {}),
     "data_seed": (7, {}),
@@ -89,7 +87,6 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "label_smoothing_factor": (0.3, {}),
     "bf16": (True, {}),
     "neftune_noise_alpha": (5.0, {}),
-    "disable_tqdm": (False, {}),
 }
 # Changes memory, time, where it is computed or what is looked out for, and by no more than rounding what is learned.
 RUN_ALONE: list[dict[str, Any]] = [
@@ -104,6 +101,7 @@ RUN_ALONE: list[dict[str, Any]] = [
         "dataloader_in_order": False,
         "logging_nan_inf_filter": False,
         "skip_memory_metrics": False,
+        "disable_tqdm": False,
     },
     {
         "gradient_checkpointing": True,
@@ -200,7 +198,7 @@ def test_a_setting_changes_the_run(
 
 def observe(run: Path, capfd: pytest.CaptureFixture[str]) -> list[Any]:
     """What a run left and said, without what differs from one run to the next, and what only repeats its settings."""
-    out, err = capfd.readouterr()
+    out, _ = capfd.readouterr()
     record = read_metrics(run)
     for name in ("command", "settings", "created", "duration_seconds", "seed"):
         del record[name]
@@ -212,12 +210,4 @@ def observe(run: Path, capfd: pytest.CaptureFixture[str]) -> list[Any]:
     weights = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
     files = sorted(str(file.relative_to(run)) for file in run.rglob("*"))
     said = [re.sub(r"[\d.]+", "", line) for line in out.splitlines() if not line.startswith(("{", "Done"))]
-    return [
-        record,
-        logs,
-        weights,
-        (run / "config.json").read_text(),
-        files,
-        said,
-        "it/s" in err and "[" in err and "epoch" in err,
-    ]
+    return [record, logs, weights, (run / "config.json").read_text(), files, said]
