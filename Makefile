@@ -39,12 +39,11 @@ $(DEV): $(READY)
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
-# What runs in Node.js and in Chromium is tested where npm is.
+# What runs in Node.js and in Chromium is tested where npm is and reaches its registry, and skipped elsewhere.
 $(NPM)/.ready: tests/npm/package-lock.json
 	mkdir -p $(NPM)
 	cp tests/npm/package.json tests/npm/package-lock.json $(NPM)
-	npm ci --prefix $(NPM) --ignore-scripts --no-audit --no-fund
-	touch $@
+	npm ci --prefix $(NPM) --ignore-scripts --no-audit --no-fund && touch $@ || echo "No packages of npm: their tests are skipped."
 
 # Transformers' own tests and npm's packages are fetched before our tests run, which need no network.
 test: $(DEV) $(if $(shell command -v npm),$(NPM)/.ready)
