@@ -14,7 +14,7 @@ PACKAGE := __init__.py __main__.py api.py cli.py files.py py.typed analysis conf
 .PHONY: help demo test nightly test-oldest bench check sbom hub clean
 
 help:
-	@echo "make demo    set up, train on BBC News, load the result back and classify three headlines"
+	@echo "make demo    set up, train on 64 articles of BBC News and on all, classify three headlines"
 	@echo "make test    set up, then the tests (no network)"
 	@echo "make nightly       the tests that take minutes, and 1,000 random examples of each property"
 	@echo "make test-oldest   the tests with the oldest versions that are claimed, in an environment of their own"
