@@ -155,7 +155,9 @@ def read_object(value: Any, where: str) -> Iterable[Batch]:
         rows = list(map(flatten, map(dict, value)))
         value = {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain.from_iterable(rows))}
     elif isinstance(value, list | tuple) and len(value) == 2 and not isinstance(value[0], str | Mapping):
-        texts, labels = (part.tolist() if hasattr(part, "tolist") else list(part) for part in value)
+        texts, labels = (part.tolist() if hasattr(part, "tolist") else part for part in value)
+        if not all(isinstance(part, Sequence) and not isinstance(part, str) for part in (texts, labels)):
+            raise ValueError(f"{where} must be texts and labels, two lists of one length, got {value!r:.80}.")
         is_pair = bool(texts) and all(isinstance(text, list | tuple) and len(text) == 2 for text in texts)
         columns = (
             dict(zip(("text", "text_pair"), zip(*texts, strict=True), strict=True)) if is_pair else {"text": texts}

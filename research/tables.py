@@ -24,7 +24,16 @@ from .runs import RESULTS, ROOT, read_results
 
 Rows = list[dict[str, Any]]
 PLACE = re.compile(r"<!-- table: (?P<name>.*?) -->.*?<!-- end of table -->", flags=re.DOTALL)
-FEW_TITLES = {"ag": "AG News", "sst2": "SST-2", "trec": "TREC-6"}
+FEW_TITLES = {
+    "ag": "AG News",
+    "imdb": "IMDB",
+    "sst2": "SST-2",
+    "trec": "TREC-6",
+    "20ng": "20 Newsgroups",
+    "banking77": "Banking77",
+    "emotion": "Emotion",
+}
+FEW_MODELS = {"wave": "the English encoder", "teacher": "its teacher", "static": "static model of the same teacher"}
 FEW_CASES = {
     "wave": "`wave-network finetune`",
     "svm": "TF-IDF, linear SVM",
@@ -252,6 +261,38 @@ def make_few() -> str:
     return table + f"\n{lines[0]['device']}, one thread; {lines[0]['date']}, commit {lines[0]['commit']}.\n"
 
 
+def make_forms() -> str:
+    """Forms of the encoder: how near they come to the teacher, and what each one's best learning rate brings."""
+    lines = read_results(RESULTS / "knowledge.jsonl")
+    rows = []
+    for form, passages in dict.fromkeys((line["form"], line["passages"]) for line in lines):
+        own = [line for line in lines if (line["form"], line["passages"]) == (form, passages)]
+        cosines = [f"{line['cosine']:.3f}" for line in own if line["task"] == "distil"]
+        row = {"form": form, "passages": f"{passages:,}", "cosine": ", ".join(cosines)}
+        for count in (64, 1000):
+            for task in ("ag", "sst2", "trec", "emotion"):
+                cells = [line for line in own if (line["task"], line.get("rows")) == (task, count)]
+                rates = {key for line in cells for key in line if key.startswith("0.")}
+                best = (
+                    max((pd.Series([line[rate] for line in cells]).mean(), rate) for rate in rates)[1] if rates else ""
+                )
+                row[f"{FEW_TITLES[task]}, {count:,}"] = show(line[best] / 100 for line in cells)
+        rows.append(row)
+    return write_table(rows) + f"\n{lines[0]['device']}, one thread; {lines[0]['date']}, commit {lines[0]['commit']}.\n"
+
+
+def make_sentences() -> str:
+    """The English encoder as a sentence encoder, beside its teacher and a static model."""
+    lines = read_results(RESULTS / "sentences.jsonl")
+    speeds = ("encoder_tokens_per_second", "tokenizer_tokens_per_second")
+    rows = [
+        {"model": FEW_MODELS[line["case"]], "STS-B test, Spearman": f"{100 * line['stsb_test']:.1f}"}
+        | {name.replace("_", " ").replace(" per", " a"): f"{line[name]:,.0f}" for name in speeds}
+        for line in lines
+    ]
+    return write_table(rows) + describe_device(lines)
+
+
 def make_classification() -> str:
     """The defaults of finetune beside the SVM."""
     groups: dict[tuple[str, str], Rows] = {}
@@ -396,6 +437,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "choices": lambda: make_pivot("choices", "accuracy", shared=[*BARE, "num_train_epochs"]),
     "few rows": lambda: make_pivot("few-rows", "accuracy", shared=["model"]),
     "few": make_few,
+    "forms": make_forms,
+    "sentences": make_sentences,
     "dropout": make_dropout,
     "bars": lambda: write_table(describe_bars(read_bench())),
     "models": make_models,

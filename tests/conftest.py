@@ -1,11 +1,13 @@
 """What all tests share: two runs of `finetune` that are trained once a session, and a clean torch for each test."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from small_runs import finetune_small, write_data, write_pairs
@@ -54,6 +56,19 @@ def denormals() -> Iterator[None]:
     """A training run has its process flush denormal numbers to zero; the tests of other files get them back."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[None]:
+    """No test silences what transformers logs in another one."""
+    logger = logging.getLogger("transformers")
+    loading = logging.getLogger("transformers.modeling_utils")
+    yield
+    state = logger.level, logger.disabled, logging.root.manager.disable, loading.filters[:]
+    transformers.logging.set_verbosity_warning()
+    logging.disable(logging.NOTSET)
+    loading.filters.clear()
+    assert state == (logging.WARNING, False, 0, [])
 
 
 @pytest.fixture(autouse=True)
