@@ -52,7 +52,7 @@ def load_static_model(name: str) -> Parts:
     def run(ids: list[list[int]]) -> object:
         return [model.embedding[each].mean(0) for each in ids]
 
-    return lambda texts: model.encode(texts), lambda texts: model.tokenize(texts, max_length=TOKENS), run
+    return lambda texts: np.asarray(model.encode(texts)), model.tokenize, run
 
 
 def measure_sts(file: Path, encode: Encode) -> float:
