@@ -258,7 +258,8 @@ def make_few() -> str:
         | {"draws": len({line["draw"] for line in lines if (line["task"], line["rows"]) == (task, rows)})}
         for task, rows in sorted(cells)
     )
-    return table + f"\n{lines[0]['device']}, one thread; {lines[0]['date']}, commit {lines[0]['commit']}.\n"
+    commits = ", ".join(dict.fromkeys(line["commit"] for line in lines))
+    return table + f"\n{lines[0]['device']}, one thread; {lines[0]['date']}, commits {commits}.\n"
 
 
 def make_forms() -> str:
