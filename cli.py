@@ -1,4 +1,4 @@
-"""The command `wave-network`: the only place that knows all rooms. A verb imports what it needs when it runs."""
+"""The command `wave-network`. A verb imports what it needs when it runs."""
 
 import argparse
 import difflib

@@ -40,6 +40,8 @@ BASELINES = {
     "multi": {"tfidf": "TF-IDF, logistic regression", "majority": "always the same labels"},
     "number": {"tfidf": "TF-IDF, ridge regression", "majority": "always the mean"},
 }
+# How transformers calls each task in `problem_type`.
+PROBLEMS = {"single": "single_label_classification", "multi": "multi_label_classification", "number": "regression"}
 BINS = 15  # as Guo et al. have them
 # Where a temperature is looked for. At an end there is no minimum: the rows ask for ever more, or less, certainty.
 COLDEST, HOTTEST = 0.01, 100.0

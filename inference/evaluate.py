@@ -9,13 +9,13 @@ import pandas as pd
 from transformers import AutoConfig
 
 from ..data.load import read_labelled
-from ..data.measure import describe_calibration, measure
+from ..data.measure import PROBLEMS, describe_calibration, measure
 from ..files import check_source, refuse_existing, write_json
 from .classifier import load, resolve_device
 from .classify import resolve_problem
 from .predict import ReadArguments
 
-TASKS = {"single_label_classification": "single", "multi_label_classification": "multi", "regression": "number"}
+TASKS = {problem: task for task, problem in PROBLEMS.items()}
 # Of so many labels all are printed, and a matrix; of more as many, and the most frequent confusions.
 SHOWN = 12
 

@@ -27,6 +27,8 @@ from .output import FORMATS, Rows, Write, open_rows
 
 STDIN = "-"
 PAGE = ".html"
+# What a word may end in that is a file all the same, if of a kind that is not read.
+OTHER_ENDINGS = (".doc", ".docx", ".html", ".ods", ".odt", ".pdf", ".pickle", ".pkl", ".rtf", ".xls", ".xml")
 # Settings that say how a file is read.
 OF_FILES = ("text_columns", "delimiter", "no_header", "keep")
 
@@ -113,17 +115,16 @@ def is_file(word: str) -> bool:
     """Whether a word is the path of a file, or would be one if the file were there."""
     path = os.path.expanduser(word)
     is_named = word.startswith(("./", "../", "~/", "/")) and " " not in word
-    return (
-        os.path.isfile(path) or (os.sep in word and os.path.isdir(path)) or is_named or word.lower().endswith(ENDINGS)
-    )
+    is_named |= word.lower().endswith(ENDINGS) or (" " not in word and word.lower().endswith(OTHER_ENDINGS))
+    return is_named or os.path.isfile(path) or (os.sep in word and os.path.isdir(path))
 
 
 def predict(arguments: PredictArguments) -> Path | None:
     """
-    Classifies texts, and writes one row for each, in order: row number, the columns of `keep`, text, label, its
-    probability, and the probability of every label, or with `top_k` the best labels. A regression model writes its
-    value, a multi-label model all labels above one half. With `explain` there are the words that decided, strongest
-    first, and a page of the first rows, beside the output, shows them.
+    Classifies texts, and writes one row for each, in order: row number, label, its probability, and the probability of
+    every label, or with `top_k` the best labels; then the columns of `keep` and the text. A regression model writes its
+    value, a multi-label model all labels above their thresholds. With `explain` there are the words that decided,
+    strongest first, and a page of the first rows, beside the output, shows them.
 
     Texts that are not from a file, without `output`, are answered on standard output, in lines for people.
 

@@ -63,6 +63,7 @@ def test_texts_of_the_command_line_and_of_standard_input(
     [
         ([], "Texts, one file, or - for standard input must be given"),
         (["new reviews.csv"], "There is no file 'new reviews.csv'"),
+        (["old.XLS"], "There is no file 'old.XLS'"),
         (["./goal"], "There is no file 'goal'"),
         (["goal", "there.csv"], "'there.csv' stands for a file, among 2 texts"),
         (["goal", "-"], "'-' stands for a file, among 2 texts"),

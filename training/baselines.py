@@ -25,8 +25,8 @@ ALONE = (
 )
 MARKS = r"\x00-/:-@\[-`{-\xbf\u060c\u061f\u0964\u2000-\u206f\u3000-\u303f\uff00-\uff0f"
 WORD = rf"[{ALONE}]|[^\s{MARKS}{ALONE}]+|\S"
-# Its time goes by characters, and by characters times labels. Of more rows it learns from a part: some 20 s on one
-# core, where a training takes minutes.
+# Its time goes by characters, and by characters times labels. Of more rows it learns from a part, so that it takes no
+# longer than the training.
 MOST_WORK, WORK_OF_WORDS = 200_000_000, 16
 MOST_CHARACTERS = 20_000  # that it reads of a text
 CHUNK = 10_000  # rows that are predicted at once

@@ -71,7 +71,7 @@ class DistilArguments:
     )
     teacher_dtype: Literal["float32", "bfloat16"] = field(
         default="float32",
-        metadata={"help": "Precision it computes in. bfloat16 is three times as fast on a processor made for it."},
+        metadata={"help": "Precision it computes in. bfloat16 is faster on a processor made for it."},
     )
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder, name or file. Default: trained on the texts."}

@@ -30,7 +30,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from ..configuration import WaveConfig
 from ..data.load import TextData, load_text_data
-from ..data.measure import METRICS, calibrate, compute_metrics, measure
+from ..data.measure import METRICS, PROBLEMS, calibrate, compute_metrics, measure
 from ..data.tokens import DataCollatorWithPadding, Losses
 from ..files import name_failures, read_json, refuse_existing, write_json
 from ..modeling_wave import WaveForSequenceClassification, WaveModel
@@ -63,9 +63,6 @@ from .trainer import WaveTrainer, find_classifier, find_last, make_loss, read_st
 
 # What a run was begun with, in its folder until `metrics.json` says it.
 BEGUN = "run.json"
-
-
-PROBLEMS = {"single": "single_label_classification", "multi": "multi_label_classification", "number": "regression"}
 # Settings that are not for every task.
 OF_TASKS = {
     **dict.fromkeys(("class_weights", "label_smoothing_factor", "calibrate", "teacher"), ("single",)),
@@ -195,7 +192,8 @@ def finetune(
             data = replace(data, validation=data.train.select(choice.rows), numbers=numbers)
             logits["validation"] = restore(choice.logits), np.asarray(data.validation["label"])
     arguments.resolve_numbers(rows, is_new)
-    print_training(arguments, model)
+    if is_main:
+        print_training(arguments, model)
     settings = describe_settings(model_arguments, arguments, model.config, tokenizer)
     if compute_loss_func is not None:
         settings["loss"] = f"compute_loss_func={name_function(compute_loss_func)}"
