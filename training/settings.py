@@ -64,7 +64,7 @@ FIXED = {
     ),
     "every row is read, by one process": ("dataloader_drop_last", "accelerator_config", "local_rank"),
     "the columns are those that the tokenizer makes": ("remove_unused_columns", "label_names", "length_column_name"),
-    "the metrics are accuracy and macro F1": ("include_for_metrics", "greater_is_better"),
+    "the metrics are those of the task": ("include_for_metrics", "greater_is_better"),
     "a run is trained as its record says": ("auto_find_batch_size", "restore_callback_states_from_checkpoint"),
     "it does not read the masks of a model": ("debug",),
     "a Wave Network has none": ("use_cache", "use_liger_kernel", "liger_kernel_config"),
