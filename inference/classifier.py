@@ -36,11 +36,10 @@ def load(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    device = resolve_device(device)
-    check_source("model", os.fspath(model))
-    loaded = load_classifier(os.fspath(model), trust_remote_code).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    return Classifier(loaded, tokenizer, batch_size)
+    device, name = resolve_device(device), os.fspath(model)
+    check_source("model", name)
+    loaded = load_classifier(name, trust_remote_code).to(device)
+    return Classifier(loaded, AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code), batch_size)
 
 
 class Classifier:
@@ -102,14 +101,14 @@ class Classifier:
 
     def to_rows(self, texts: Any) -> tuple[list[dict[str, str]], bool]:
         """Texts as rows of `text` (and `text_pair`), and whether it is a single one."""
-        width = 2 if self.text_columns and len(self.text_columns) == 2 else 1 if self.text_columns else None
+        width = self.text_columns and (2 if len(self.text_columns) == 2 else 1)
         is_one = isinstance(texts, str) or (width == 2 and isinstance(texts, tuple))
         if not hasattr(texts, "__iter__") or hasattr(texts, "columns") or isinstance(texts, Mapping):
             raise ValueError(f"`texts` must be a text or a list of texts, got {type(texts).__name__}.")
         rows = []
         for place, text in enumerate([texts] if is_one else texts):
-            parts = [text] if isinstance(text, str) else list(text) if isinstance(text, tuple | list) else []
-            width = width or min(len(parts), 2)
+            parts = list(text) if isinstance(text, tuple | list) else [text]
+            width = width or (2 if len(parts) == 2 else 1)
             if len(parts) != width or not all(isinstance(part, str) for part in parts):
                 kind = "pairs of strings" if width == 2 else "strings"
                 raise ValueError(f"`texts` must be {kind}, got {text!r:.60} in place {place}.")
@@ -154,40 +153,28 @@ def resolve_device(device: str | None) -> str:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"`device` must be one that torch finds here, such as cpu, got {device!r}: {reason}"
-        ) from error
+        raise ValueError(f"`device` must be one that torch finds, such as cpu, got {device!r}: {reason}") from error
     return device
 
 
 def load_classifier(name: str, trust_remote_code: bool = False, **settings: Any) -> Any:
     """
-    A sequence classifier, from safetensors alone.
-
-    Raises:
-        ValueError, OSError: The model is missing, damaged, or no trained classifier; the message names what is wrong.
+    A sequence classifier, from safetensors alone. Raises a ValueError or an OSError, which says what is wrong, if it is
+    missing, damaged or no trained classifier.
     """
+    # What transformers itself says of weights of another shape points to a table in its log.
+    settings |= {"ignore_mismatched_sizes": True, "output_loading_info": True, "trust_remote_code": trust_remote_code}
     has_bars = bars.is_progress_bar_enabled()
     if os.path.isdir(name):
         bars.disable_progress_bar()  # which would stay on the screen, of what takes an instant
     try:
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(
-            name,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            ignore_mismatched_sizes=True,  # refused below: transformers itself points to a table in its log
-            output_loading_info=True,
-            **settings,
-        )
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, **settings)
     finally:
         if has_bars:
             bars.enable_progress_bar()
-    if loaded["mismatched_keys"]:
-        weight, found, expected = min(loaded["mismatched_keys"])
-        raise ValueError(
-            f"`model` {name!r} must have the {weight!r} that its config.json asks for, of shape {tuple(expected)}, got "
-            f"one of shape {tuple(found)}."
-        )
+    for weight, found, expected in sorted(loaded["mismatched_keys"]):
+        asked = f"must have the {weight!r} that its config.json asks for, of shape {tuple(expected)}"
+        raise ValueError(f"`model` {name!r} {asked}, got one of shape {tuple(found)}.")
     if loaded["missing_keys"]:
         raise ValueError(f"`model` {name!r} must be a trained classifier; it has no {min(loaded['missing_keys'])!r}.")
     return model.eval()
