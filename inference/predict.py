@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 from transformers import AutoConfig
 
+from ..data.arguments import FileArguments
 from ..data.columns import is_missing
 from ..data.load import read_texts
 from ..data.read import ENDINGS, is_url
@@ -34,17 +35,9 @@ OF_FILES = ("text_columns", "delimiter", "no_header", "keep")
 
 
 @dataclass(kw_only=True)
-class ReadArguments:
+class ReadArguments(FileArguments):
     """How texts are read and put through a model."""
 
-    text_columns: list[str] | None = field(
-        default=None, metadata={"help": "Column with the text, or two for pairs. Default: as it was trained."}
-    )
-    delimiter: str | None = field(default=None, metadata={"help": "Between the columns of CSV. Default: found."})
-    encoding: str | None = field(default=None, metadata={"help": "Of text files, such as cp1252. Default: found."})
-    no_header: bool = field(
-        default=False, metadata={"help": "The first row of CSV and Excel is data; columns are column_1, column_2 ..."}
-    )
     batch_size: int = field(default=64, metadata={"help": "Texts in a batch, at most."})
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1 ... Default: a GPU if there is one."})
     overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
