@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 from transformers import AutoConfig
 
+from ..data.arguments import FileArguments
 from ..data.columns import is_missing
 from ..data.load import read_texts
 from ..data.read import ENDINGS, is_url
@@ -35,13 +36,9 @@ Shown = tuple[str, Mapping[str, str], list[Word]]  # the answer, the texts and t
 
 
 @dataclass(kw_only=True)
-class ReadArguments:
+class ReadArguments(FileArguments):
     """How texts are read and put through a model."""
 
-    text_columns: list[str] | None = setting("Column with the text, or two for pairs. Default: as trained.", None)
-    delimiter: str | None = setting("Between the columns of CSV. Default: found.", None)
-    encoding: str | None = setting("Of text files, such as cp1252. Default: found.", None)
-    no_header: bool = setting("The first row of CSV and Excel is data; columns are column_1, column_2 ...", False)
     batch_size: int = setting("Texts in a batch, at most.", 64)
     device: str | None = setting("cpu, cuda, cuda:1 ... Default: a GPU if there is one.", None)
     overwrite: bool = setting("Replace the output file if it exists.", False)
