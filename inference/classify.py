@@ -29,12 +29,56 @@ BEST = ("label", "probability")
 CHUNK = 4096  # rows that are read, sorted by length into batches and written before the next ones are read
 
 
-class ExportedClassifier:
+class Answers:
+    """
+    What the logits of a classifier say, by its config.json. `labels` are in the order of the logits; `problem` is
+    "single_label_classification", "multi_label_classification" or "regression".
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        self.config, names = config, config["id2label"]
+        self.labels: list[str] = [names[index] for index in sorted(names, key=int)]
+        # As in transformers' models, one label and no type is a regression.
+        kind = "regression" if len(names) == 1 else "single_label_classification"
+        self.problem: str = config.get("problem_type") or kind
+        self.is_multi = self.problem == "multi_label_classification"
+        self.text_columns: list[str] | None = config.get("text_columns")
+        self.thresholds: list[float] | None = config.get("classifier_thresholds")
+
+    def make_header(self, top_k: int | None = None) -> list[str]:
+        """The columns of an answer. With `top_k` they are the labels of the highest probabilities, not all of them."""
+        if self.problem == "regression":
+            return ["row", *self.labels]
+        names = [f"probability_{label}" for label in self.labels]
+        if top_k is not None:  # the best of single labels is the label itself
+            names = [f"{name}_{place}" for place in range(2 - self.is_multi, top_k + 1) for name in BEST]
+        return ["row", *BEST, *names]
+
+    def make_rows(
+        self, logits_NK: np.ndarray, start: int = 0, top_k: int | None = None, least: float = 0.0
+    ) -> list[list[Any]]:
+        """
+        What stands under `make_header`, from row number `start` on. Of several labels, `label` is a list of all above
+        their threshold, by default one half; else it is None if its probability is less than `least`.
+        """
+        scores_NK = to_scores(logits_NK, self.problem).astype(float)
+        if self.problem == "regression":
+            return [[row, *(float(f"{value:.6g}") for value in values)] for row, values in enumerate(scores_NK, start)]
+        best_NK = np.argsort(-logits_NK, axis=-1, kind="stable")
+        above_NK = scores_NK > (self.thresholds or 0.5)
+        rows: list[list[Any]] = []
+        for best, values in zip(best_NK.tolist(), scores_NK.round(6).tolist(), strict=True):
+            label: str | list[str] | None = self.labels[best[0]] if values[best[0]] >= least else None
+            if self.is_multi:
+                label = [self.labels[index] for index in np.flatnonzero(above_NK[len(rows)])]
+            ranked = (part for index in best[1 - self.is_multi : top_k] for part in (self.labels[index], values[index]))
+            rows.append([start + len(rows), label, values[best[0]], *(values if top_k is None else ranked)])
+        return rows
+
+
+class ExportedClassifier(Answers):
     """
     A folder that `wave-network export` wrote. onnxruntime has so many `threads`; None: one for each core.
-
-    `config` is the content of config.json, `labels` are in the order of the logits, and `problem` is
-    "single_label_classification", "multi_label_classification" or "regression".
 
     Raises:
         ValueError: A file of the folder is missing or damaged; the message names it.
@@ -48,17 +92,14 @@ class ExportedClassifier:
         folder = Path(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads or 0, 3
-        self.config = load(folder / "config.json", lambda file: json.loads(Path(file).read_text(encoding="utf-8")))
+        super().__init__(load(folder / "config.json", lambda file: json.loads(Path(file).read_text(encoding="utf-8"))))
+        self.text_columns: list[str] = self.text_columns or ["text"]
         self.tokenizer = load(folder / "tokenizer.json", Tokenizer.from_file)  # it cuts long texts off
         self.session = load(
             next((folder / name for name in GRAPHS if (folder / name).is_file()), folder / GRAPHS[0]),
             lambda file: onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]),
         )
         self.inputs = [node.name for node in self.session.get_inputs()]
-        self.labels: list[str] = [self.config["id2label"][str(place)] for place in range(len(self.config["id2label"]))]
-        self.problem = resolve_problem(self.config.get("problem_type"), len(self.labels))
-        self.text_columns: list[str] = self.config.get("text_columns") or ["text"]
-        self.thresholds: list[float] | None = self.config.get("classifier_thresholds")
 
     def classify(self, texts: Sequence[Text], top_k: int | None = 1) -> list[list[dict[str, Any]]]:
         """
@@ -116,11 +157,6 @@ def split_batches(lengths: Sequence[int], batch_size: int, most_tokens: int) -> 
         yield chosen
 
 
-def resolve_problem(problem_type: str | None, labels: int) -> str:
-    """What the logits are. As in transformers' models, one label and no type is a regression."""
-    return problem_type or ("regression" if labels == 1 else "single_label_classification")
-
-
 def to_scores(logits: np.ndarray, problem: str) -> np.ndarray:
     """Logits as probabilities, or as they are in a regression."""
     if problem == "regression":
@@ -129,46 +165,6 @@ def to_scores(logits: np.ndarray, problem: str) -> np.ndarray:
         return (1 + np.tanh(logits / 2)) / 2  # 1 / (1 + exp(-logits)), without its overflow
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
-
-
-def make_header(labels: Sequence[str], problem: str, top_k: int | None = None) -> list[str]:
-    """The columns of an answer. With `top_k` they are the labels of the highest probabilities, not all of them."""
-    if problem == "regression":
-        return ["row", *labels]
-    names = [f"probability_{label}" for label in labels]
-    if top_k is not None:  # the best of single labels is the label itself
-        first = 1 if problem == "multi_label_classification" else 2
-        names = [f"{name}_{place}" for place in range(first, top_k + 1) for name in BEST]
-    return ["row", *BEST, *names]
-
-
-def make_rows(
-    start: int,
-    logits_NK: np.ndarray,
-    labels: Sequence[str],
-    problem: str,
-    top_k: int | None = None,
-    thresholds: Sequence[float] | None = None,
-    least: float = 0.0,
-) -> list[list[Any]]:
-    """
-    What stands under `make_header`, from row number `start` on. Of several labels, `label` is a list of all above their
-    threshold (None: one half); else it is None if its probability is less than `least`.
-    """
-    scores_NK = to_scores(logits_NK, problem).astype(float)
-    if problem == "regression":
-        return [[row, *(float(f"{value:.6g}") for value in values)] for row, values in enumerate(scores_NK, start)]
-    is_multi = problem == "multi_label_classification"
-    best_NK = np.argsort(-logits_NK, axis=-1, kind="stable")
-    above_NK = scores_NK > (thresholds or 0.5)
-    rows: list[list[Any]] = []
-    for best, values in zip(best_NK.tolist(), scores_NK.round(6).tolist(), strict=True):
-        label: str | list[str] | None = labels[best[0]] if values[best[0]] >= least else None
-        if is_multi:
-            label = [labels[index] for index in np.flatnonzero(above_NK[len(rows)])]
-        ranked = (part for index in best[1 - is_multi : top_k] for part in (labels[index], values[index]))
-        rows.append([start + len(rows), label, values[best[0]], *(values if top_k is None else ranked)])
-    return rows
 
 
 def resolve_abstain(config: Mapping[str, Any], precision: float | None) -> float:
@@ -222,13 +218,13 @@ def main(words: Sequence[str] | None = None) -> None:
         classifier = ExportedClassifier(arguments.folder, arguments.threads)
         least = resolve_abstain(classifier.config, arguments.abstain)
         columns = arguments.text_columns or classifier.text_columns
-        texts = enumerate(read_file(arguments.file, columns) if arguments.file else arguments.texts)
-        writer = csv.writer(sys.stdout)
-        writer.writerow(make_header(classifier.labels, classifier.problem))
+        texts = iter(read_file(arguments.file, columns) if arguments.file else arguments.texts)
+        writer, number = csv.writer(sys.stdout), 0
+        writer.writerow(classifier.make_header())
         while chunk := list(islice(texts, CHUNK)):
-            logits = classifier.logits([text for _, text in chunk])
-            settings = classifier.labels, classifier.problem, None, classifier.thresholds, least
-            writer.writerows(map(to_cell, row) for row in make_rows(chunk[0][0], logits, *settings))
+            rows = classifier.make_rows(classifier.logits(chunk), number, least=least)
+            writer.writerows(map(to_cell, row) for row in rows)
+            number += len(chunk)
     except (OSError, ValueError, ImportError, csv.Error) as error:
         sys.exit(f"classify.py: {error}")
 

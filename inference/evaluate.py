@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import AutoConfig
 
 from ..data.load import read_labelled
 from ..data.measure import METRICS, PROBLEMS, TITLES, describe_calibration, measure, show
-from ..files import check_source, refuse_existing, setting, write_json
-from .classify import resolve_problem
+from ..files import refuse_existing, setting, write_json
 from .predict import ReadArguments, load_model
 
 TASKS = {problem: task for task, problem in PROBLEMS.items()}
@@ -48,19 +46,15 @@ def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
         if output.suffix.lower() != ".json" or not output.parent.is_dir():
             raise ValueError(f"`output` must be a .json file in a folder that exists, got {str(output)!r}.")
         refuse_existing(output, arguments.overwrite)
-    check_source("model", arguments.model)
-    config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    label_names = [config.id2label[index] for index in range(len(config.id2label))]
-    task = TASKS[resolve_problem(config.problem_type, len(label_names))]
-    names = ("text_columns", "label_column", "label_separator")
-    columns: dict[str, Any] = {name: getattr(arguments, name) or getattr(config, name, None) for name in names}
-    form = {name: getattr(arguments, name) for name in ("delimiter", "encoding", "no_header")}
-    # The file before the weights, which may have to come from the Hub.
-    rows, labels = read_labelled(arguments.file, label_names, task, **columns, **form)
     classifier = load_model(arguments)
+    task = TASKS[classifier.problem]
+    names = ("text_columns", "label_column", "label_separator")
+    columns = {name: getattr(arguments, name) or classifier.config.get(name) for name in names}
+    form = {name: getattr(arguments, name) for name in ("delimiter", "encoding", "no_header")}
+    rows, labels = read_labelled(arguments.file, classifier.labels, task, **columns, **form)
     logits_NK = classifier.logits_of_all(rows)
     found: dict[str, Any] = {"model": arguments.model, "file": arguments.file, "task": task}
-    found["results"] = measure(task, logits_NK, labels, label_names, classifier.thresholds)
+    found["results"] = measure(task, logits_NK, labels, classifier.labels, classifier.thresholds)
     if task == "single":
         found["calibration"] = describe_calibration(logits_NK, np.asarray(labels))
     if output is not None:

@@ -7,7 +7,7 @@ the tokens of the tokenizer take their place.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,9 +81,7 @@ def find_words(text: str, name: str, first: int, last: int, token_starts: set[in
     words = []
     for part, (start, end) in WORDS.pre_tokenize_str(text[:last]):
         if UNSPACED.search(part):
-            inside = [
-                place for place in token_starts if start < place < end and not category(text[place]).startswith("M")
-            ]
+            inside = [place for place in token_starts if start < place < end and category(text[place])[0] != "M"]
             words += [Word(name, *edges, False) for edges in pairwise([start, *sorted(inside), end])]
         elif not part.isspace():
             words.append(Word(name, start, end, True))
@@ -98,19 +96,4 @@ def write_page(path: Path, model: str, rows: Sequence[tuple[str, Mapping[str, st
     """An HTML page of the first rows: what was answered, the texts and their words."""
     template = Path(__file__).with_name("explain.html").read_text(encoding="utf-8")
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
-    shown = [
-        {"answer": answer, "texts": [list(split_text(name, text, words)) for name, text in row.items()]}
-        for answer, row, words in rows
-    ]
-    write_text(path, page.render(model=model, rows=shown, most=SHOWN))
-
-
-def split_text(name: str, text: str, words: Sequence[Word]) -> Iterator[dict[str, Any]]:
-    """A text in parts: its words with their weights, and what is between them."""
-    most = max((abs(word.weight) for word in words), default=0) or 1
-    place = 0
-    for word in (word for word in words if word.name == name):
-        yield {"text": text[place : word.start]}
-        yield {"text": text[word.start : word.end], "weight": word.weight, "share": 0.7 * abs(word.weight) / most}
-        place = word.end
-    yield {"text": text[place:]}
+    write_text(path, page.render(model=model, rows=rows, most=SHOWN))

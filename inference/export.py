@@ -19,10 +19,10 @@ from huggingface_hub import ModelCard, ModelCardData, SpaceCardData
 from tokenizers import normalizers
 from transformers import AutoConfig, AutoTokenizer
 
+from ..data.load import read_texts
 from ..files import check_source, open_folder, refuse_existing, setting, write_json, write_text
 from .classifier import Classifier, load_classifier
 from .classify import GRAPHS, ExportedClassifier, to_scores
-from .predict import read_trained
 from .web import fetch_runtime, write_page
 
 DTYPES = dict(zip(GRAPHS, ("fp32", "q8"), strict=True))  # what transformers.js calls them
@@ -79,7 +79,8 @@ def export_model(arguments: ExportArguments) -> Path:
     config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
     batches = None  # the texts first: the weights may have to come from the Hub
     if arguments.calibration is not None:
-        batches = read_trained(arguments.calibration, arguments.text_columns, config)
+        columns = arguments.text_columns or getattr(config, "text_columns", None)
+        batches = read_texts(arguments.calibration, text_columns=columns)
     classifier = load_exact(arguments, config)
     model, tokenizer = classifier.model, classifier.tokenizer
     rows = make_rows(tokenizer) if batches is None else list(islice(chain.from_iterable(batches), CALIBRATION))
@@ -211,41 +212,24 @@ def quantize(source: Path, target: Path) -> None:
 
     model = onnx.load(source)
     del model.graph.value_info[:]  # whose types would be wrong
-    quantize_tables(model.graph)
+    for table in list(model.graph.initializer):  # onnxruntime's own tool has one scale for a whole table
+        nodes = [node for node in model.graph.node if table.name in node.input]
+        is_float = len(table.dims) == 2 and table.data_type == onnx.TensorProto.FLOAT
+        if not is_float or {node.op_type for node in nodes} != {"Gather"}:
+            continue
+        values_VD, scale = onnx.numpy_helper.to_array(table), f"{table.name}_scale"
+        scale_V1 = np.abs(values_VD).max(axis=1, keepdims=True) / 127
+        integers_VD = (np.rint(values_VD / np.where(scale_V1 == 0, 1, scale_V1)) + 128).astype(np.uint8)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(scale_V1, scale))
+        table.CopyFrom(onnx.numpy_helper.from_array(integers_VD, table.name))
+        row = max(16, 1 << (values_VD.shape[1] - 1).bit_length())  # the power of two that holds one
+        settings = {"bits": 8, "block_size": row, "quantize_axis": 1, "domain": "com.microsoft"}
+        for node in nodes:
+            node.CopyFrom(onnx.helper.make_node("GatherBlockQuantized", [*node.input, scale], node.output, **settings))
     with quiet():
         quantizer = MatMulNBitsQuantizer(model, bits=8, is_symmetric=True, op_types_to_quantize=("MatMul",))
         quantizer.process()
     onnx.save(quantizer.model.model, target)
-
-
-def quantize_tables(graph: Any) -> None:
-    """A row that is looked up is integers times one scale. onnxruntime's own tool has one scale for a whole table."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    weights = {each.name: each for each in graph.initializer if len(each.dims) == 2 and each.data_type == 1}
-    # A table that anything else reads stays as it is.
-    read = {name for node in graph.node for name in node.input[node.op_type == "Gather" :]}
-    nodes, scaled = [], set()
-    for node in graph.node:
-        nodes.append(node)
-        name = node.input[0] if node.op_type == "Gather" else ""
-        if name not in weights.keys() - read:
-            continue
-        if name not in scaled:
-            scaled.add(name)
-            values_VD = numpy_helper.to_array(weights[name])
-            scale_V1 = np.abs(values_VD).max(axis=1, keepdims=True) / 127
-            integers_VD = np.rint(values_VD / np.where(scale_V1 == 0, 1, scale_V1)).astype(np.int8)
-            weights[name].CopyFrom(numpy_helper.from_array(integers_VD, name))
-            graph.initializer.append(numpy_helper.from_array(scale_V1, f"{name}_scale"))
-        found, node.output[0] = node.output[0], f"{node.output[0]}_integers"
-        nodes += [
-            helper.make_node("Cast", [f"{found}_integers"], [f"{found}_floats"], to=TensorProto.FLOAT),
-            helper.make_node("Gather", [f"{name}_scale", node.input[1]], [f"{found}_scale"]),
-            helper.make_node("Mul", [f"{found}_floats", f"{found}_scale"], [found]),
-        ]
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 @contextlib.contextmanager

@@ -12,15 +12,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
-from transformers import AutoConfig
 
 from ..data.arguments import FileArguments
 from ..data.columns import is_missing
 from ..data.load import read_texts
 from ..data.read import ENDINGS, is_url
-from ..files import check_source, refuse_existing, setting
+from ..files import refuse_existing, setting
 from .classifier import Classifier, load, logger
-from .classify import CHUNK, clean, make_header, resolve_abstain
+from .classify import CHUNK, clean, resolve_abstain
 from .explain import SHOWN, Word, explain_row, list_words, write_page
 from .output import ENDINGS as OUTPUTS
 from .output import Rows, write_rows
@@ -53,10 +52,7 @@ class PredictArguments(ReadArguments):
 
     model: str = setting("Run folder, or name of a model on the Hub.")
     file: str | None = setting("File of texts: CSV, Excel, JSON, Parquet, plain text; - is standard input.", None)
-    output: str | None = setting(
-        "File to write: .csv, .tsv, .jsonl or .parquet; - is CSV to standard output. Default: CSV beside the file.",
-        None,
-    )
+    output: str | None = setting("File to write: .csv, .tsv, .jsonl, .parquet, or - for CSV to standard output.", None)
     texts: list[str] = setting("Texts, or one file of them. They may follow the model.", default_factory=list)
     top_k: int | None = setting("So many labels with the highest probabilities, in place of all.", None)
     abstain: float | None = setting("Leave a label empty where its precision would be less than this: 0.95.", None)
@@ -64,8 +60,6 @@ class PredictArguments(ReadArguments):
     keep: list[str] = setting("Columns to copy, such as an id.", default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}.")
         if (self.file is None) == (not self.texts):
             got = f"`file` {self.file!r} and the texts {self.texts}"
             raise ValueError(f"Texts, one file, or - for standard input must be given, got {got:.200}.")
@@ -75,50 +69,46 @@ class PredictArguments(ReadArguments):
             raise ValueError(f"{files[0]!r} stands for a file, among {len(self.texts)} texts. {advice}")
         if files:
             self.file, self.texts = files[0], []
-        for name in [*OF_FILES, *["encoding"] * (self.file is None)] if self.file in (None, STDIN) else ():
+        others = (*OF_FILES, "encoding") if self.file is None else OF_FILES if self.file == STDIN else ()
+        for name in others:
             if getattr(self, name):
                 raise ValueError(f"`{name}` ({getattr(self, name)!r}) is for a file of texts.")
 
 
 def is_file(word: str) -> bool:
     """Whether a word is the path of a file, or would be one if the file were there."""
+    if " " not in word and (word.startswith(("./", "../", "~/", "/")) or word.lower().endswith(OTHER_ENDINGS)):
+        return True
     path = os.path.expanduser(word)
-    is_named = " " not in word and (word.startswith(("./", "../", "~/", "/")) or word.lower().endswith(OTHER_ENDINGS))
-    return (
-        is_named or word.lower().endswith(ENDINGS) or os.path.isfile(path) or (os.sep in word and os.path.isdir(path))
-    )
+    return word.lower().endswith(ENDINGS) or os.path.isfile(path) or (os.sep in word and os.path.isdir(path))
 
 
 def predict(arguments: PredictArguments) -> Path | None:
     """
     Classifies texts, and writes one row for each, in order: row number, label, its probability, and the probability of
-    every label, or with `top_k` the best labels; then the columns of `keep` and the text. A regression model writes its
-    value, a multi-label model all labels above their thresholds. With `explain` there are the words that decided,
-    strongest first, and a page beside the output shows those of the first rows.
+    every label, or with `top_k` the best labels; the columns of `keep`; the text; with `explain` the words that decide,
+    strongest first. A regression model writes its value, a multi-label model all labels above their thresholds. Without
+    a file and an `output`, texts are answered on standard output, in lines for people.
 
-    Texts that are not from a file, without `output`, are answered on standard output, in lines for people.
-
-    Only safetensors weights are read, and no code from the model folder unless `trust_remote_code` is set. Texts that
-    are longer than the model allows are cut off, and counted in a warning, as are unknown tokens.
-
-    Returns:
-        The output file, which takes its name only when it is complete. None for standard output.
+    Returns the output file, which takes its name only when it is complete; None for standard output.
 
     Raises:
         FileExistsError: The output exists and `overwrite` is not set.
         ValueError, OSError: The model, the file, a column or the device is not as it must be; the message names it.
     """
     output = resolve_output(arguments)
-    check_source("model", arguments.model)
-    # The texts before the weights, which may have to come from the Hub.
-    config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    least = resolve_abstain(config.to_dict(), arguments.abstain)
-    batches = read_given(arguments, config) if arguments.file in (None, STDIN) else read_file(arguments, config)
     classifier = load_model(arguments)
+    least = resolve_abstain(classifier.config, arguments.abstain)
+    if arguments.file in (None, STDIN):
+        batches = read_given(arguments, 2 if len(classifier.text_columns or ()) == 2 else 1)
+    else:
+        form = {name: getattr(arguments, name) for name in ("delimiter", "encoding", "no_header", "keep")}
+        columns = arguments.text_columns or classifier.text_columns
+        batches = read_texts(arguments.file, text_columns=columns, batch_size=CHUNK, **form)
     most = 0 if classifier.problem == "regression" else len(classifier.labels)
     if arguments.top_k is not None and not 1 <= arguments.top_k <= most:
         raise ValueError(f"`top_k` must be 1 to the number of labels, {most}, got {arguments.top_k}.")
-    header = make_header(classifier.labels, classifier.problem, arguments.top_k)
+    header = classifier.make_header(arguments.top_k)
     shown: list[Shown] = []
     answers = answer(arguments, classifier, batches, header, least, shown)
     if output is None and arguments.output is None:
@@ -147,14 +137,13 @@ def answer(
     shown: list[Shown],
 ) -> Iterator[Rows]:
     """The rows of the output, batch by batch. The first ones go to `shown`, too, for the page."""
+    number = 0
     with tqdm(desc="Classifying", unit=" texts", disable=arguments.file in (None, STDIN)) as bar:
         for batch in batches:
-            rows = []
-            logits_NK = classifier.logits(batch)
-            for row, values in zip(batch, classifier.answer(logits_NK, bar.n, arguments.top_k, least), strict=True):
-                named = dict(zip(header, values, strict=True))
-                kept = row.pop("kept", {})
-                for name, value in kept.items():
+            values = classifier.make_rows(classifier.logits(batch), number, arguments.top_k, least)
+            rows = [dict(zip(header, row, strict=True)) for row in values]
+            for row, named in zip(batch, rows, strict=True):
+                for name, value in row.pop("kept", {}).items():
                     while name in (*named, *row, "words"):
                         name = f"kept_{name}"
                     named[name] = None if is_missing(value) else value
@@ -164,7 +153,7 @@ def answer(
                     strongest = sorted(list_words(row, words), key=lambda word: -abs(word[1]))
                     named["words"] = [{"word": word, "weight": weight} for word, weight in strongest]
                     shown += [(describe(named, header), row, words)] * (len(shown) < SHOWN)
-                rows.append(named)
+            number += len(batch)
             bar.update(len(batch))
             yield rows
 
@@ -172,21 +161,19 @@ def answer(
 # In
 
 
-def read_given(arguments: PredictArguments, config: Any) -> Iterator[Rows]:
+def read_given(arguments: PredictArguments, width: int) -> Iterator[Rows]:
     """
     The texts of the command line, or of the lines of standard input. In a model of pairs two texts are one row; on
     standard input a tab stands between them.
     """
-    width, size = 2 if len(getattr(config, "text_columns", None) or ()) == 2 else 1, CHUNK
-    if arguments.file is None:
-        parts = iter([arguments.texts[place : place + width] for place in range(0, len(arguments.texts), width)])
-    else:
-        size = 1 if sys.stdin.isatty() else CHUNK  # who types is answered line by line
+    texts = arguments.texts
+    parts = iter([texts[place : place + width] for place in range(0, len(texts), width)])
+    if arguments.file == STDIN:
         parts = (line.split("\t") if width == 2 else [line] for line in read_stdin(arguments.encoding))
+    size = 1 if sys.stdin.isatty() else CHUNK  # who types is answered line by line
     while batch := list(islice(parts, size)):
         if wrong := [part for part in batch if len(part) != width]:
-            how = "two texts" if arguments.file is None else "two texts with a tab between them, in each line"
-            raise ValueError(f"The model reads pairs: {how}, got {wrong[0]}.")
+            raise ValueError(f"The model reads pairs: two texts, in a line with a tab between them, got {wrong[0]}.")
         yield [dict(zip(("text", "text_pair"), map(clean, part), strict=False)) for part in batch]
 
 
@@ -200,25 +187,6 @@ def read_stdin(encoding: str | None) -> Iterator[str]:
         raise ValueError(f"Standard input must be in `encoding` ({encoding or 'utf-8'}): {error}") from error
 
 
-def read_file(arguments: PredictArguments, config: Any) -> Iterator[Rows]:
-    names = ("delimiter", "encoding", "no_header", "keep")
-    settings = {name: getattr(arguments, name) for name in names}
-    return read_trained(str(arguments.file), arguments.text_columns, config, batch_size=CHUNK, **settings)
-
-
-def read_trained(
-    path: str, text_columns: list[str] | None, config: Any, **settings: Any
-) -> Iterator[list[dict[str, Any]]]:
-    """The texts of a file, by default of the columns that the model was trained on."""
-    trained = getattr(config, "text_columns", None)
-    try:
-        return read_texts(path, text_columns=text_columns or trained, **settings)
-    except ValueError as error:
-        if text_columns or not str(error).startswith("`text_columns`"):
-            raise
-        raise ValueError(f"{error} The model was trained on {trained}.") from error
-
-
 # Out
 
 
@@ -230,9 +198,8 @@ def resolve_output(arguments: PredictArguments) -> Path | None:
     source = Path(Path(urlsplit(file).path).name) if is_url(file) else Path(file).expanduser()
     output = Path(arguments.output or source.with_name(f"{source.name}.predictions.csv")).expanduser()
     if output.suffix.lower() not in OUTPUTS or output.is_dir():
-        raise ValueError(
-            f"`output` must be a file in {', '.join(OUTPUTS)}, or - for standard output, got {str(output)!r}."
-        )
+        allowed = f"{', '.join(OUTPUTS)}, or - for standard output"
+        raise ValueError(f"`output` must be a file that ends in {allowed}, got {str(output)!r}.")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"`output` must be in a folder that exists, got {str(output)!r}.")
     if output.exists() and source.is_file() and output.samefile(source):
