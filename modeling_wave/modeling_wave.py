@@ -179,8 +179,9 @@ class WaveModel(WavePreTrainedModel):
         pooling (`str`, *optional*):
             `"mean"`, `"max"`, `"cls"` (the first token) or `"opening"` (the mean of all tokens and that of the first
             three, twice as wide): one vector for each text in `pooler_output`. A document that is read in chunks has no
-            `last_hidden_state` then, which would need the memory of the whole. `"segments"`: the two texts of a pair, by `token_type_ids`, are read as texts of their own, each first one before its
-            second, and the vector, 4 times as wide, has both means and how they compare.
+            `last_hidden_state` then, which would need the memory of the whole. `"segments"`: the two texts of a pair,
+            by `token_type_ids`, are read as texts of their own, each first one before its second, and the vector, 4
+            times as wide, has both means and how they compare.
         """
         check_pooling(pooling)
         if kwargs.get("cu_seq_lens_q") is not None:

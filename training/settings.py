@@ -241,8 +241,8 @@ class ModelArguments:
     classifier_pooling: Literal["mean", "cls", "max", "opening", "segments"] | None = field(
         default=None,
         metadata={
-            "help": "How the classifier reads the tokens. Default: mean, or opening, which reads the first ones apart, if "
-            "that is better on rows held out; of pairs segments, which compares both."
+            "help": "How the classifier reads the tokens. Default: mean; from an encoder also opening, the first ones "
+            "apart, if better on rows held out; of pairs segments, which compares both."
         },
     )
     position_embedding_type: Literal["sinusoidal", "absolute", "none"] = field(
