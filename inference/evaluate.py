@@ -49,7 +49,7 @@ def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
     classifier = load_model(arguments)
     task = TASKS[classifier.problem]
     names = ("text_columns", "label_column", "label_separator")
-    columns = {name: getattr(arguments, name) or classifier.config.get(name) for name in names}
+    columns: dict[str, Any] = {name: getattr(arguments, name) or classifier.config.get(name) for name in names}
     form = {name: getattr(arguments, name) for name in ("delimiter", "encoding", "no_header")}
     rows, labels = read_labelled(arguments.file, classifier.labels, task, **columns, **form)
     logits_NK = classifier.logits_of_all(rows)

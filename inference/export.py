@@ -307,7 +307,7 @@ def write_card(
 ) -> None:
     hub_name, file = None if Path(arguments.model).is_dir() else name, FORMATS[arguments.format]
     if arguments.format == "web":
-        data: Any = SpaceCardData(title=name, sdk="static", models=hub_name and [hub_name])
+        data: Any = SpaceCardData(title=name, sdk="static", models=[hub_name] if hub_name else None)
     else:
         tags = ["text-classification", arguments.format]
         data = ModelCardData(pipeline_tag="text-classification", library_name="onnx", tags=tags, base_model=hub_name)
