@@ -519,7 +519,7 @@ def test_bad_input_is_named_with_its_value_and_what_is_allowed(inputs, error, wo
     for word in words:
         assert word in str(caught.value)
 
-    with pytest.raises(ValueError, match="`pooling` must be 'mean', .* or None, got 'sum'"):
+    with pytest.raises(ValueError, match=r"`pooling` must be 'mean', .* or None, got 'sum'"):
         build(WaveModel)(IDS, pooling="sum")
     with pytest.raises(StrictDataclassFieldValidationError, match=r"wave_implementation(.|\n)*auto.*eager.*fused"):
         WaveConfig(wave_implementation="fast")
