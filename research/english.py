@@ -29,8 +29,9 @@ TEXTS = {
 }
 TERMS = """
 ## Terms
-The weights are under Apache-2.0, as those of the teachers are. Some of the texts are under share-alike terms, which are those of the texts: the
-weights hold one vector for each of 20,000 pieces of words and a single layer, from which no passage can be read.
+The weights are under Apache-2.0, as those of the teachers are. Some of the texts are under share-alike terms, which are
+those of the texts: the weights hold one vector for each of 20,000 pieces of words and a single layer, from which no
+passage can be read.
 """
 
 
