@@ -30,7 +30,8 @@ from transformers import (
 
 from wave_network import WaveForSequenceClassification
 from wave_network.data.load import load_text_data
-from wave_network.training.finetune import finetune, get_model
+from wave_network.training.finetune import finetune
+from wave_network.training.start import get_model
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
 
 RUN_FILES = {"config.json", "metrics.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
