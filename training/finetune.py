@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -27,7 +27,7 @@ from transformers import (
 from transformers.trainer_utils import EvalPrediction
 
 from ..data.load import TextData, load_text_data
-from ..data.measure import METRICS, calibrate, compute_metrics, measure
+from ..data.measure import METRICS, TITLES, calibrate, compute_metrics, measure, show
 from ..data.tokens import DataCollatorWithPadding, Losses
 from ..files import name_failures, read_json, refuse_existing, write_json
 from ..modeling_wave import WaveForSequenceClassification
@@ -52,16 +52,15 @@ from .settings import (
 from .start import find_start, get_model, get_tokenizer, is_encoder, resolve_start
 from .subwords import add_subwords, fold_subwords, resolve_subwords
 from .teacher import TeacherLoss, Texts, ask_teacher, gather_texts
-from .trainer import WaveTrainer, find_classifier, find_last, make_loss, read_state
+from .trainer import WaveTrainer, find_classifier, find_last, make_loss
 
 # What a run was begun with, in its folder until `metrics.json` says it.
 BEGUN = "run.json"
-# Settings that are not for every task, and those that a loss of one's own leaves without an effect.
+# Settings that are not for every task.
 OF_TASKS = {
     **dict.fromkeys(("class_weights", "label_smoothing_factor", "calibrate", "teacher"), ("single",)),
     "save_dtype": ("single", "multi"),  # float16 has three digits
 }
-OF_LOSS = ("class_weights", "label_smoothing_factor", "teacher")
 
 MakeModel = Callable[[ModelArguments, PreTrainedTokenizerBase, Sequence[str]], PreTrainedModel]
 
@@ -72,13 +71,11 @@ def finetune(
     model_arguments: ModelArguments,
     arguments: RunArguments,
     make_model: MakeModel | None = None,
-    compute_loss_func: Callable[..., torch.Tensor] | None = None,
     dataset: Any = None,
 ) -> Path:
     """
-    Trains a classifier and leaves a run folder: the best model by validation with its tokenizer and code, and
-    `metrics.json`, which says how it was made and what it reached. `mistakes.csv` has the rows that it gets wrong, and
-    checkpoints stay beside them.
+    Trains a classifier and leaves a run folder: the best model by validation with its tokenizer and code,
+    `metrics.json`, which says how it was made and what it reached, `mistakes.csv` and checkpoints.
 
     Under `torchrun` all processes call it; the first one writes.
 
@@ -88,9 +85,6 @@ def finetune(
         arguments: How to train.
         make_model: A model of your own: called with `model_arguments`, the tokenizer and the names of the classes,
             after the seed was set.
-        compute_loss_func: A loss of your own, Trainer's hook: called with the outputs of the model, the labels (N,)
-            or (N, K), numbers with a mean of 0 and a deviation of 1, and `num_items_in_batch`, the labels of the whole
-            step.
         dataset: Data in memory, as `load_text_data` takes them, in place of the name in `data_arguments`.
 
     Returns:
@@ -101,7 +95,7 @@ def finetune(
         ImportError: The package of a tracker in `report_to` is not installed.
         ValueError, OSError: Bad data, settings or files; the message names them.
     """
-    run = Run(data_arguments, model_arguments, arguments, make_model, compute_loss_func)
+    run = Run(data_arguments, model_arguments, arguments, make_model)
     with arguments.main_process_first(desc="look at the run folder"):  # before anything is written
         checkpoint = find_checkpoint(run.folder, arguments.resume_from_checkpoint)
     arguments.restore_callback_states_from_checkpoint = True  # the patience of early stopping
@@ -116,52 +110,42 @@ def finetune(
     run.begin(checkpoint)
     run.train(checkpoint)
     run.predict()
-    measured = run.measure()
     if run.is_main:
-        run.save(measured)
+        run.save(run.measure())
     arguments.distributed_state.wait_for_everyone()
     return run.folder
 
 
 @dataclass
 class Run:
-    """What the steps of `finetune` hand on: each is a method, in their order."""
+    """What the steps of `finetune` hand on. Each is a method, in their order."""
 
     data_arguments: DataArguments
     model_arguments: ModelArguments
     arguments: RunArguments
     make_model: MakeModel | None
-    loss: Callable[..., torch.Tensor] | None
-    since: float = field(default_factory=time.perf_counter)
-    scale: "Scale | None" = None
-    choice: Choice | None = None
-    texts: Texts = field(default_factory=list)  # that a teacher is asked about
-    logits: dict[str, tuple[NDArray, NDArray]] = field(default_factory=dict)  # of a split, and its labels
 
     def __post_init__(self) -> None:
+        self.since, self.is_main = time.perf_counter(), self.arguments.process_index == 0
         source = os.path.abspath(self.data_arguments.dataset or self.data_arguments.train_file or "")
-        name = Path(source).name.lstrip(".").split(".")[0]
-        self.folder = Path(self.arguments.output_dir or f"runs/{name}")
+        self.folder = Path(self.arguments.output_dir or Path("runs", Path(source).name.lstrip(".").split(".")[0]))
         self.arguments.output_dir = str(self.folder)
-        self.is_main = self.arguments.process_index == 0
 
     def say(self, *lines: str) -> None:
-        if self.is_main and lines:
+        if self.is_main:
             print(*lines, sep="\n", flush=True)
 
     def read(self, dataset: Any) -> None:
         """Reads the rows, and settles what goes by them alone."""
-        self.data = data = read_data(self.data_arguments, dataset)
-        self.say(f"{data.name}: {data.found}")
-        changed = find_changed(self.model_arguments) | self.arguments.changed
-        check_settings(changed, data.task, self.loss is not None)
-        self.arguments.resolve_task(data.task)
-        if data.task == "number":
-            self.scale = Scale.find(data.train["label"])
-        # The classes with their training rows, the largest first.
-        self.classes = Counter(data.train["label"]).most_common() if data.task == "single" else []
+        arguments, self.data = self.arguments, read_data(self.data_arguments, dataset)
+        labels, task = self.data.train["label"], self.data.task
+        self.say(f"{self.data.name}: {self.data.found}")
+        check_task(task, find_changed(self.model_arguments) | arguments.changed)
+        arguments.resolve_task(task)
+        self.scale = Scale.find(labels) if task == "number" else None
+        self.classes = Counter(labels).most_common() if task == "single" else []  # with their rows, the largest first
         self.is_skewed = bool(self.classes) and self.classes[0][1] >= SKEWED * self.classes[-1][1]
-        self.arguments.resolve_skew(self.is_skewed and self.loss is None)
+        arguments.resolve_skew(self.is_skewed)
 
     def prepare_model(self) -> None:
         arguments, data = self.arguments, self.data
@@ -172,24 +156,22 @@ class Run:
         self.is_new = find_start(self.model_arguments) is None and self.make_model is None
         arguments.subword_buckets = resolve_subwords(arguments.subword_buckets, self.tokenizer, self.is_new)
         set_seed(arguments.seed)
-        given = self.model_arguments, self.tokenizer, data.label_names
-        is_pair = "text_pair" in data.train.column_names
+        given, is_pair = (
+            (self.model_arguments, self.tokenizer, data.label_names),
+            "text_pair" in data.train.column_names,
+        )
         self.model = self.make_model(*given) if self.make_model else get_model(*given, data.task, is_pair)
-        self.model.config.update({"text_columns": data.text_columns, "label_column": data.label_column})  # for predict
-        if self.data_arguments.label_separator is not None:
-            self.model.config.update({"label_separator": self.data_arguments.label_separator})  # for evaluate
+        columns = {"text_columns": data.text_columns, "label_column": data.label_column}  # for predict and evaluate
+        separator = self.data_arguments.label_separator
+        self.model.config.update(columns | ({} if separator is None else {"label_separator": separator}))
         check_model(self.model, arguments, data.task)
 
     def encode(self) -> None:
         """Cuts the texts into tokens, and says what is lost and what is trained."""
         losses, counts = Losses(self.tokenizer), count_parameters(self.model)
-        splits = {"train": self.data.train, "validation": self.data.validation, "test": self.data.test}
         with self.arguments.main_process_first(desc="tokenize"):
-            self.encoded = {
-                name: encode(split, self.tokenizer, losses, self.scale)
-                for name, split in splits.items()
-                if split is not None
-            }
+            splits = list_splits(self.data)
+            self.encoded = {name: encode(rows, self.tokenizer, losses, self.scale) for name, rows in splits.items()}
         self.say(
             *losses.describe(": --max_length"),
             f"{type(self.model).__name__}: {counts['parameters']:,} parameters "
@@ -199,44 +181,43 @@ class Run:
 
     def choose_start(self) -> None:
         """Puts a probe into the head of an encoder, cross-validates few rows, and completes how it is trained."""
-        arguments, model_arguments, model = self.arguments, self.model_arguments, self.model
+        arguments, model_arguments, data, model = self.arguments, self.model_arguments, self.data, self.model
+        self.choice: Choice | None = None
+        self.logits: dict[str, tuple[NDArray, NDArray]] = {}  # of a split, and its labels
+        self.texts: Texts = []  # that a teacher is asked about
         if model_arguments.teacher is not None:
-            self.texts = gather_texts(model_arguments, self.data, self.data_arguments.text_columns, arguments.seed)
-        is_known = is_encoder(model.config) or (self.is_new and compares_pairs(model))
-        has_probe = self.make_model is None and is_known
-        self.is_crossed = has_probe and not self.texts and self.is_cross_validated()
+            self.texts = gather_texts(model_arguments, data, self.data_arguments.text_columns, arguments.seed)
+        has_probe = self.make_model is None and (is_encoder(model.config) or (self.is_new and compares_pairs(model)))
+        is_one = has_probe and arguments.world_size == 1
+        is_asked = {*find_changed(self.data_arguments), *arguments.changed} & set(OF_VALIDATION)
+        is_few = len(data.train) + len(data.validation) <= FEW and not self.texts
+        self.is_crossed = is_one and is_few and data.validation_was_split and not is_asked
         if self.is_crossed:
             self.join_validation()
         if self.is_skewed:
-            self.say(*describe_skew(self.classes, self.data, arguments))
+            self.say(describe_skew(self.classes, data.label_names, arguments))
         rows = len(self.texts or self.data.train)
+        if is_one and rows <= FEW and not self.texts:
+            self.choose_by_probe()
+        elif is_one and compares_pairs(model):
+            start_head(model, self.encoded["train"], arguments, self.make_trainer, data.task)
         if has_probe:
-            if rows <= FEW and not self.texts and arguments.world_size == 1:
-                self.choose_by_probe()
-            elif compares_pairs(model) and arguments.world_size == 1:
-                start_head(model, self.encoded["train"], arguments, self.make_trainer, self.data.task)
             arguments.set_defaults(suggest_finetuning(rows))
         arguments.resolve_numbers(rows, self.is_new)
         dropout = getattr(model.config, "hidden_dropout_prob", None)
-        self.say(
-            f"Training: {arguments.num_train_epochs:g} epochs, learning rate {arguments.learning_rate:g}, batches of "
-            f"{arguments.per_device_train_batch_size}{'' if dropout is None else f', dropout {dropout:g}'}."
-            if arguments.num_train_epochs
-            else "Training: the probe is kept as it is."
-        )
-
-    def is_cross_validated(self) -> bool:
-        """Whether all rows are trained on: few ones, with no validation split and nothing said about validation."""
-        rows = len(self.data.train) + len(self.data.validation)
-        is_asked = {*find_changed(self.data_arguments), *self.arguments.changed} & set(OF_VALIDATION)
-        return self.data.validation_was_split and rows <= FEW and not is_asked and self.arguments.world_size == 1
+        if arguments.num_train_epochs:
+            self.say(
+                f"Training: {arguments.num_train_epochs:g} epochs, learning rate {arguments.learning_rate:g}, batches "
+                f"of {arguments.per_device_train_batch_size}{'' if dropout is None else f', dropout {dropout:g}'}."
+            )
 
     def join_validation(self) -> None:
-        data = self.data
+        """No row is wasted: those that were split off are trained on, too."""
+        data, encoded = self.data, self.encoded
         numbers = {**data.numbers, "train": [*data.numbers["train"], *data.numbers["validation"]]}
         joined = concatenate_datasets([data.train, data.validation])
         self.data = replace(data, train=joined, numbers=numbers, validation_was_split=False)
-        self.encoded["train"] = concatenate_datasets([self.encoded["train"], self.encoded.pop("validation")])
+        encoded["train"] = concatenate_datasets([encoded["train"], encoded.pop("validation")])
         self.arguments.set({"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False})
         self.say(f"Few rows: all {len(joined):,} are trained on. They are held out in turn to validate.")
 
@@ -245,16 +226,15 @@ class Run:
         arguments, data, model, encoded = self.arguments, self.data, self.model, self.encoded["train"]
         may_stay = arguments.num_train_epochs is None and arguments.max_steps <= 0
         arguments.set_defaults(suggest_finetuning(len(encoded)))
-        texts = data.train.remove_columns("label")
+        texts, metric = data.train.remove_columns("label"), METRICS[data.task][0]
         self.choice = choice = choose(model, encoded, texts, arguments, self.make_trainer, data.task, may_stay)
         if choice.is_alone:
             arguments.num_train_epochs = 0.0
         if choice.is_alone or goes_on_from_probe(model, len(encoded)):
             choice.probe.put_into(model)
-        metric, style = METRICS[data.task][0], ".3f" if data.task == "number" else ".1%"
-        found = ", ".join(f"{name} {score:{style}}" for name, score in choice.scores.items())
-        title = metric.replace("_", " ").replace("f1", "F1").capitalize()
-        self.say(f"{title} on {len(choice.rows):,} training rows held out in turn: {found}.")
+        found = ", ".join(f"{name} {show(metric, score)}" for name, score in choice.scores.items())
+        kept = " The probe is kept as it is." if choice.is_alone else ""
+        self.say(f"On {len(choice.rows):,} training rows held out in turn, {TITLES[metric]}: {found}.{kept}")
         if self.is_crossed:
             numbers = data.numbers | {"validation": [data.numbers["train"][row] for row in choice.rows]}
             self.data = replace(data, validation=data.train.select(choice.rows), numbers=numbers)
@@ -266,6 +246,7 @@ class Run:
 
     def make_trainer(self, model: PreTrainedModel, arguments: RunArguments, rows: Dataset) -> WaveTrainer:
         labels, names, task = self.data.train["label"], self.data.label_names, self.data.task
+        loss = make_loss(arguments, labels, len(names), task)
 
         def measure_epoch(found: EvalPrediction) -> dict[str, float]:
             return compute_metrics(EvalPrediction(self.restore(found.predictions), self.restore(found.label_ids)), task)
@@ -278,45 +259,40 @@ class Run:
             processing_class=self.tokenizer,
             data_collator=DataCollatorWithPacking() if arguments.packing else DataCollatorWithPadding(self.tokenizer),
             compute_metrics=measure_epoch,
-            compute_loss_func=self.loss or make_loss(arguments, labels, len(names), task),
+            compute_loss_func=TeacherLoss(loss) if self.texts else loss,
         )
 
     def begin(self, checkpoint: Path | None) -> None:
         """Notes what is trained on what, or compares it with what was noted before the run was stopped."""
-        self.settings = describe_settings(self.model_arguments, self.arguments, self.model.config, self.tokenizer)
-        for name, function in (("compute_loss_func", self.loss), ("make_model", self.make_model)):
-            if function is not None:
-                self.settings[name] = getattr(function, "__qualname__", type(function).__qualname__)
+        settings = describe_settings(self.model_arguments, self.arguments, self.model.config, self.tokenizer)
+        if self.make_model is not None:
+            settings["make_model"] = getattr(self.make_model, "__qualname__", type(self.make_model).__qualname__)
         if self.texts:
-            self.settings |= {"teacher": self.model_arguments.teacher, "texts_of_teacher": len(self.texts)}
-        self.described = describe_data(self.data, self.is_crossed)
-        begun = {"data": self.described, "settings": self.settings}
+            settings |= {"teacher": self.model_arguments.teacher, "texts_of_teacher": len(self.texts)}
+        self.begun = {"data": describe_data(self.data, self.is_crossed), "settings": settings}
         if checkpoint is not None:
-            check_begun(checkpoint, begun)
+            check_begun(self.folder, self.begun)
         if self.is_main:
             # From the first checkpoint on, a push of the run folder finds code and tokenizer in it.
             self.folder.mkdir(parents=True, exist_ok=True)
             with name_failures(self.folder):
-                write_json(self.folder / BEGUN, begun)
+                write_json(self.folder / BEGUN, self.begun)
                 self.model.config.save_pretrained(self.folder)
                 self.tokenizer.save_pretrained(self.folder)
 
     def train(self, checkpoint: Path | None) -> None:
-        arguments, data, model = self.arguments, self.data, self.model
+        arguments, model, rows = self.arguments, self.model, self.encoded["train"]
         if self.texts:
-            self.loss = TeacherLoss(make_loss(arguments, data.train["label"], len(data.label_names)))
             with arguments.main_process_first(desc="ask the teacher"):
                 teacher = cast(str, self.model_arguments.teacher)
-                taught = ask_teacher(teacher, data, self.texts, arguments, self.folder, encode)
-            self.encoded["train"] = encode(taught, self.tokenizer)
+                taught = ask_teacher(teacher, self.data, self.texts, arguments, self.folder, encode)
+            rows = encode(taught, self.tokenizer)
         add_subwords(model, self.tokenizer, cast(int, arguments.subword_buckets))
-        self.trainer = self.make_trainer(model, arguments, self.encoded["train"])
+        self.trainer = self.make_trainer(model, arguments, rows)
         if patience := arguments.early_stopping_patience:
             self.trainer.add_callback(EarlyStoppingCallback(patience, arguments.early_stopping_threshold))
-        is_trained = arguments.num_train_epochs == 0 or (
-            checkpoint is not None and load_stopped(self.trainer, checkpoint)
-        )
-        if not is_trained:
+        has_ended = checkpoint is not None and load_stopped(self.trainer, checkpoint)
+        if arguments.num_train_epochs and not has_ended:
             self.trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         fold_subwords(model)
 
@@ -332,57 +308,47 @@ class Run:
 
     def measure(self) -> dict[str, Any]:
         """What was reached. What is decided by validation rows goes into the config."""
-        data, logits, config = self.data, self.logits, self.model.config
-        thresholds = calibration = abstain = None
-        if data.task == "multi":
-            thresholds = tune_thresholds(*logits["validation"])
-            config.update({"classifier_thresholds": thresholds})
-        elif data.task == "single" and self.is_main:
-            calibration = calibrate(logits, fit=self.arguments.calibrate)
-            if calibration is not None:
-                temperature = calibration["temperature"]
-                config.update({} if temperature is None else {"classifier_temperature": temperature})
-                chosen = tune_abstain(*logits["validation"], temperature)
-                config.update({"classifier_abstain": chosen})
-                abstain = describe_abstain(chosen, *logits.get("test", logits["validation"]), temperature)
-        results = {name: measure(data.task, *split, data.label_names, thresholds) for name, split in logits.items()}
-        return {"task": data.task, "results": results, "calibration": calibration, "abstain": abstain}
+        task, logits, names = self.data.task, self.logits, self.data.label_names
+        self.thresholds = tune_thresholds(*logits["validation"]) if task == "multi" else None
+        results = {name: measure(task, *split, names, self.thresholds) for name, split in logits.items()}
+        calibration = calibrate(logits, fit=self.arguments.calibrate) if task == "single" else None
+        self.temperature = calibration["temperature"] if calibration else None
+        chosen = tune_abstain(*logits["validation"], self.temperature) if calibration else None
+        decided = {"temperature": self.temperature, "thresholds": self.thresholds, "abstain": chosen}
+        config = {f"classifier_{name}": value for name, value in decided.items() if value is not None}
+        self.model.config.update(config)
+        held = logits.get("test", logits["validation"])
+        abstain = None if chosen is None else describe_abstain(chosen, *held, self.temperature)
+        return {"task": task, "results": results, "calibration": calibration, "abstain": abstain}
 
     def save(self, measured: dict[str, Any]) -> None:
         """Writes the model, its mistakes and its record; `metrics.json` says that the run has ended."""
-        data, folder, config, arguments = self.data, self.folder, self.model.config, self.arguments
+        data, folder, arguments, model = self.data, self.folder, self.arguments, self.model
         if self.scale is not None:
-            self.scale.fold_into(find_classifier(self.model))
-        save_model(folder, self.model, self.tokenizer, arguments.save_dtype)
-        temperature = (measured["calibration"] or {}).get("temperature") or 1.0
-        thresholds = getattr(config, "classifier_thresholds", None)
+            self.scale.fold_into(find_classifier(model))
+        save(folder, model, self.tokenizer, arguments.save_dtype)
         logits = {name: values for name, (values, _) in self.logits.items()}
-        write_mistakes(folder / "mistakes.csv", data, logits, temperature, thresholds)
-        measured["baselines"] = {}
+        write_mistakes(folder / "mistakes.csv", data, logits, self.temperature or 1.0, self.thresholds)
+        baselines: dict[str, Any] = {}
         if not arguments.no_baseline:
             folds = self.choice.folds if self.is_crossed and self.choice is not None else None
-            is_balanced = arguments.class_weights == "balanced"
-            measured["baselines"] = measure_baselines(data, folds, is_balanced, arguments.seed)
+            baselines = measure_baselines(data, folds, arguments.class_weights == "balanced", arguments.seed)
         given = self.data_arguments, self.model_arguments, arguments
-        parts = {"data": self.described, "settings": self.settings, **measured}
-        record = make_record(*given, self.trainer, time.perf_counter() - self.since, parts)
-        record["advice"] = advise(record) if record["baselines"] else None
+        record = make_record(*given, self.trainer, time.perf_counter() - self.since)
+        record |= {**self.begun, **measured, "baselines": baselines}
+        record["advice"] = advise(record) if baselines else None
         write_json(folder / "metrics.json", record)
         (folder / BEGUN).unlink(missing_ok=True)
 
 
 class Scale(NamedTuple):
-    """
-    The mean and the deviation of the numbers of the training rows. They are learned with a mean of 0 and a deviation of
-    1; the saved classifier gives them as they were.
-    """
+    """The mean and deviation of the training rows' numbers, which are learned with a mean of 0 and a deviation of 1."""
 
     mean: float
     deviation: float
 
     @classmethod
     def find(cls, numbers: ArrayLike) -> "Scale":
-        """A ValueError if the numbers are too large for float32."""
         values = np.asarray(numbers, np.float64)
         if not np.isfinite(values).all():
             raise ValueError("Labels must be numbers that float32 holds, less than 3.4e38: divide them.")
@@ -396,49 +362,44 @@ class Scale(NamedTuple):
 
     @torch.no_grad()
     def fold_into(self, classifier: nn.Linear) -> None:
+        """What is saved gives numbers as they were."""
         classifier.weight.copy_(classifier.weight.double() * self.deviation)
         classifier.bias.copy_(classifier.bias.double() * self.deviation + self.mean)
 
 
 def find_checkpoint(folder: Path, wanted: str | None) -> Path | None:
     """
-    The checkpoint from which the training goes on: the one that is given, or of "last" the last complete one in the run
-    folder, or none if there is none yet.
+    The last complete checkpoint in the run folder, from which the training goes on, if that is wanted and there is one.
 
     Raises:
-        FileExistsError: The run in the folder has ended, or there is something else in it.
-        FileNotFoundError: There is no such checkpoint, or no best one so far, which its run would keep.
-        ValueError: The checkpoint has no state of the optimizer.
+        FileExistsError: The run in the folder has ended, or is not to go on, or there is something else in it.
+        ValueError: The checkpoint cannot be gone on from.
     """
+    if wanted is not None and str(wanted).lower() not in ("last", "true"):
+        raise ValueError(f"`resume_from_checkpoint` must be last, the last checkpoint in `output_dir`, got {wanted!r}.")
     if (folder / "metrics.json").exists():
         raise FileExistsError(f"The run in `output_dir` {str(folder)!r} has ended. Choose another folder.")
     refuse_existing(folder, overwrite=True)
-    is_last, is_begun = str(wanted).lower() in ("last", "true"), (folder / BEGUN).exists()
-    is_own = is_begun and (is_last or (wanted is not None and Path(wanted).resolve().parent == folder.resolve()))
+    is_begun = (folder / BEGUN).exists()
     # A process that was killed may leave a file that had no name yet.
-    if folder.exists() and any(path.suffix != ".tmp" for path in folder.iterdir()) and not is_own:
+    is_used = folder.exists() and any(path.suffix != ".tmp" for path in folder.iterdir())
+    if is_used and not (is_begun and wanted):
         advice = " It goes on with --resume_from_checkpoint last." if is_begun else ""
         raise FileExistsError(f"`output_dir` {str(folder)!r} is not empty. Choose another folder.{advice}")
-    checkpoint = find_last(folder) if is_last else wanted and Path(wanted)
-    if not checkpoint:
+    checkpoint = find_last(folder) if wanted else None
+    if checkpoint is None:
         return None
-    state = read_state(checkpoint)
-    if state is None:
-        raise FileNotFoundError(f"`resume_from_checkpoint` {wanted!r} is no complete checkpoint.")
     if not (checkpoint / "optimizer.pt").exists():
         raise ValueError(f"{str(checkpoint)!r} has no state of the optimizer: nothing can go on from it.")
-    best = state["best_model_checkpoint"]
+    best = read_json(checkpoint / "trainer_state.json")["best_model_checkpoint"]
     if best is not None and not Path(best).is_dir():
-        raise FileNotFoundError(f"The best checkpoint so far, {best!r}, is not there: start where the run was started.")
+        raise ValueError(f"The best checkpoint so far, {best!r}, is not there: start where the run was started.")
     return checkpoint
 
 
-def check_begun(checkpoint: Path, begun: Mapping[str, Any]) -> None:
+def check_begun(folder: Path, begun: Mapping[str, Any]) -> None:
     """A ValueError if a run that is resumed was begun with other rows or settings: its record would be of neither."""
-    noted = [path for name in (BEGUN, "metrics.json") if (path := checkpoint.parent / name).exists()]
-    if not noted:
-        raise FileNotFoundError(f"{str(checkpoint)!r} is not in the folder of a run of finetune.")
-    record = read_json(noted[0])
+    record = read_json(folder / BEGUN)
     for part, values in begun.items():
         for name, value in values.items():
             if (before := record[part].get(name)) != value:
@@ -447,8 +408,10 @@ def check_begun(checkpoint: Path, begun: Mapping[str, Any]) -> None:
 
 def load_stopped(trainer: WaveTrainer, checkpoint: Path) -> bool:
     """Loads the weights of a run that had stopped early and was ended before it had written its results."""
-    patience = trainer.args.early_stopping_patience
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    patience, state = (
+        trainer.args.early_stopping_patience,
+        TrainerState.load_from_json(checkpoint / "trainer_state.json"),
+    )
     stopping = (state.stateful_callbacks or {}).get(EarlyStoppingCallback.__name__)
     if not patience or not stopping or stopping["attributes"]["early_stopping_patience_counter"] < patience:
         return False
@@ -465,17 +428,12 @@ def read_data(arguments: DataArguments, dataset: Any = None) -> TextData:
     return data
 
 
-def check_settings(changed: Mapping[str, Any], task: str, has_loss: bool) -> None:
-    """A ValueError if a setting is for another task, or for our own loss."""
+def check_task(task: str, changed: Mapping[str, Any]) -> None:
+    """A ValueError if a setting is for another task."""
     kinds = {"single": "one label a row", "multi": "several labels a row", "number": "numbers"}
     for name, tasks in OF_TASKS.items():
-        value = changed.get(name)
-        if value in (None, "none", "float32"):
-            continue
-        if has_loss and name in OF_LOSS:
-            raise ValueError(f"`{name}` ({value!r}) does not go with a `compute_loss_func`. Leave out one.")
-        if task not in tasks:
-            wanted = " or ".join(kinds[each] for each in tasks)
+        value, wanted = changed.get(name), " or ".join(kinds[each] for each in tasks)
+        if task not in tasks and value not in (None, "none", "float32"):
             raise ValueError(f"`{name}` ({value!r}) is for {wanted}; these rows have {kinds[task]}. Leave it out.")
 
 
@@ -507,19 +465,18 @@ def encode(
     return split.map(encode_rows, batched=True, remove_columns=split.column_names, desc="Tokenizing")
 
 
-def describe_skew(classes: list[tuple[int, int]], data: TextData, arguments: RunArguments) -> list[str]:
-    """What the training rows of the largest and the smallest class change, a sentence a line."""
-    (largest, most), (smallest, least) = ((data.label_names[label], rows) for label, rows in (classes[0], classes[-1]))
-    lines = [f"The classes are skewed: {most:,} training rows of {largest!r}, {least:,} of {smallest!r}."]
-    if arguments.class_weights == "balanced" and "class_weights" not in arguments.changed:
-        lines.append("So each class weighs the same in the loss; each row does with --class_weights none.")
-    is_chosen = arguments.metric_for_best_model == "macro_f1" and "metric_for_best_model" not in arguments.changed
-    if is_chosen and arguments.eval_strategy != "no":
-        lines.append("So macro F1 says which epoch is best; accuracy does with --metric_for_best_model accuracy.")
-    return lines
+def describe_skew(classes: list[tuple[int, int]], names: Sequence[str], arguments: RunArguments) -> str:
+    """What the training rows of the largest and the smallest class change."""
+    (largest, most), (smallest, least) = ((names[label], rows) for label, rows in (classes[0], classes[-1]))
+    said = f"The classes are skewed: {most:,} training rows of {largest!r}, {least:,} of {smallest!r}."
+    if "class_weights" not in arguments.changed:
+        said += "\nSo each class weighs the same in the loss; each row does with --class_weights none."
+    if "metric_for_best_model" not in arguments.changed and arguments.eval_strategy != "no":
+        said += "\nSo macro F1 says which epoch is best; accuracy does with --metric_for_best_model accuracy."
+    return said
 
 
-def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str) -> None:
+def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str) -> None:
     """Saves beside the folder first and moves file by file, weights last, so that nothing is ever half written."""
     for left in folder.glob("_saving-*"):  # by a process that was killed
         shutil.rmtree(left)

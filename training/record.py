@@ -28,7 +28,6 @@ def make_record(
     arguments: RunArguments,
     trainer: Trainer,
     seconds: float,
-    parts: dict[str, Any],
 ) -> dict[str, Any]:
     """The content of `metrics.json`: how the model was made, and what it reached."""
     return {
@@ -43,7 +42,6 @@ def make_record(
         "model": count_parameters(trainer.accelerator.unwrap_model(trainer.model)),
         "best": describe_best(trainer),
         "end": describe_end(trainer),
-        **parts,
     }
 
 
