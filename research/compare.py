@@ -169,7 +169,6 @@ def draw_rows(source: Settings, folder: Path, rows: int, others: int, seed: int)
     if others:
         frame[rows : rows + others].to_csv(folder / "test.csv", index=False)
         source = {name: value for name, value in source.items() if name.endswith(("column", "columns"))}
-        source.pop("order_column", None)
     return {name: value for name, value in source.items() if name != "test_split"} | {"dataset": str(folder)}
 
 

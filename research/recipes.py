@@ -120,14 +120,13 @@ DATA_SETS = {
         {"text_columns": ["text"]},
         on_hub={"label_column": "label_coarse_original"},
     ),
-    # Split by date: the test rows are newer than all training rows, so the newest training rows validate. The rows on
-    # the Hub have lost their dates, headers, signatures and quotations: another, harder data set.
+    # The rows on the Hub have lost their headers, signatures and quotations: another, harder data set.
     "20-newsgroups": DataSet(
         "20 Newsgroups",
         "SetFit/20_newsgroups",
         "20ng",
         {"text_columns": ["text"], "label_column": "label"},
-        in_folder={"validation_cut": "newest", "order_column": "id", "validation_fraction": 0.13},
+        in_folder={"validation_fraction": 0.13},
     ),
 }
 

@@ -328,7 +328,6 @@ def test_a_model_of_another_family_is_trained(
         ({"ngram_hidden_size": 8}, "--ngram_hidden_size (8) is for --ngram_vocab_size: give both"),
         ({"tokenizer": "anywhere"}, "--vocab_size (200) is for a new tokenizer"),
         ({"conv_kernel_size": 4}, "conv_kernel_size"),
-        ({"validation_cut": "newest"}, "--order_column"),
     ],
 )
 def test_settings_that_have_no_effect_or_contradict_are_refused_in_one_line(

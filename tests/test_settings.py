@@ -26,7 +26,6 @@ from wave_network.training.settings import (
 # A value that changes what a run is, in its weights, files, records or words; and what the run beside has, too.
 EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "validation_fraction": (0.3, {}),
-    "validation_cut": ("newest", {}),
     "tokenizer": ("RUN", {"vocab_size": None}),
     "vocab_size": (60, {}),
     "lowercase": (False, {}),
@@ -116,8 +115,17 @@ RUN_ALONE: list[dict[str, Any]] = [
 ]
 ELSEWHERE = {
     "test_data.py, test_readers.py": (
-        *("dataset", "train_file", "validation_file", "test_file", "dataset_config", "text_columns", "label_column"),
-        *("task", "label_separator", "delimiter", "encoding", "no_header", "order_column"),
+        *(
+            "dataset",
+            "validation_cut",
+            "train_file",
+            "validation_file",
+            "test_file",
+            "dataset_config",
+            "text_columns",
+            "label_column",
+        ),
+        *("task", "label_separator", "delimiter", "encoding", "no_header"),
         *("train_split", "validation_split", "test_split"),
     ),
     "test_finetune.py, test_few.py, test_beside.py": (
@@ -163,10 +171,10 @@ def test_a_setting_without_effect_is_refused(name: str, tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows of skewed classes, some in capitals, with a date."""
+    """Rows of skewed classes, some in capitals."""
     made = [*make_rows(72, 0), *make_rows(40, 1, ["sport"])]
     for index, row in enumerate(made):
-        row |= {"text": row["text"].upper() if index % 4 == 0 else row["text"], "date": f"2020-01-{index % 28 + 1:02}"}
+        row |= {"text": row["text"].upper() if index % 4 == 0 else row["text"]}
     return write_csv(tmp_path_factory.mktemp("rows") / "train.csv", made)
 
 
@@ -189,7 +197,6 @@ def test_a_setting_changes_the_run(
     value, beside = EFFECTS[name]
     seen = []
     for change in ({}, {name: run if value == "RUN" else value}):
-        change |= {"order_column": "date"} if value == "newest" and change else {}
         finetune_small(rows, Path("run"), text_columns="text", label_column="label", **beside | change)
         seen.append(observe(Path("run"), capfd))
         Path("run").rename(f"run-{len(seen)}")

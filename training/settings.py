@@ -20,6 +20,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 
 from ..configuration import WaveConfig
+from ..data.arguments import FileArguments
 from ..data.measure import METRICS
 from ..files import check_source
 
@@ -132,7 +133,7 @@ BELOW = {
 
 
 @dataclass
-class DataArguments:
+class DataArguments(FileArguments):
     """What to learn from."""
 
     _argument_group_name = "data"
@@ -148,9 +149,6 @@ class DataArguments:
     validation_file: str | None = field(default=None, metadata={"help": "File to validate on."})
     test_file: str | None = field(default=None, metadata={"help": "File to test on."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
-    text_columns: list[str] | None = field(
-        default=None, metadata={"help": "Column with the text, or two for pairs. Found by itself if unambiguous."}
-    )
     label_column: list[str] | None = field(
         default=None,
         metadata={"help": "Column with the label, or several of 0 and 1, one for each label. Default: found."},
@@ -161,23 +159,12 @@ class DataArguments:
     label_separator: str | None = field(
         default=None, metadata={"help": "What stands between the labels of a cell, such as ';'."}
     )
-    delimiter: str | None = field(default=None, metadata={"help": "Between the columns of CSV. Default: found."})
-    encoding: str | None = field(default=None, metadata={"help": "Of text files, such as cp1252. Default: found."})
-    no_header: bool = field(
-        default=False, metadata={"help": "The first row of CSV and Excel is data; columns are column_1, column_2 ..."}
-    )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Share of the training rows to validate on, if there is no validation split."}
     )
-    validation_cut: Literal["random", "newest", "whole_texts"] = field(
+    validation_cut: Literal["random", "whole_texts"] = field(
         default="random",
-        metadata={
-            "help": "Which rows these are: 'newest' by --order_column; 'whole_texts' where rows are parts of other "
-            "rows, as phrases are of sentences."
-        },
-    )
-    order_column: str | None = field(
-        default=None, metadata={"help": "Column by which --validation_cut newest goes: numbers, or ISO dates."}
+        metadata={"help": "Which rows these are: 'whole_texts' where rows are parts of others, as phrases are."},
     )
     train_split: str | None = field(default=None, metadata={"help": "Split to train on, where it is not called so."})
     validation_split: str | None = field(
@@ -251,10 +238,11 @@ class ModelArguments:
     restore: Literal["linear", "magnitude"] = field(
         default="linear", metadata={"help": "How waves become real again: a linear map of both parts, or |Z|."}
     )
-    classifier_pooling: Literal["mean", "cls", "max", "segments"] | None = field(
+    classifier_pooling: Literal["mean", "cls", "max", "opening", "segments"] | None = field(
         default=None,
         metadata={
-            "help": "How the classifier reads the tokens. Default: mean; of pairs segments, which compares both."
+            "help": "How the classifier reads the tokens. Default: mean; from an encoder also opening, the first ones "
+            "apart, if better on rows held out; of pairs segments, which compares both."
         },
     )
     position_embedding_type: Literal["sinusoidal", "absolute", "none"] = field(
