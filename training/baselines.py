@@ -53,7 +53,7 @@ def measure_baselines(data: TextData, folds: Folds | None, is_balanced: bool, se
         frequent class, set of labels or the mean, and of "tfidf". Its `trained_rows` is the number of rows that it has
         learned from.
     """
-    splits = {"validation": data.validation} | ({} if data.test is None else {"test": data.test})
+    splits = {name: rows for name, rows in data.splits.items() if name != "train"}
     few, kind = draw_rows(data.train, len(data.label_names), seed), (data.task, len(data.label_names), is_balanced)
     found: dict[str, dict[str, Any]] = {split: {} for split in splits}
     for name, fit, rows in (("majority", fit_majority, data.train), ("tfidf", fit_tfidf, few)):

@@ -170,8 +170,9 @@ class Run:
         """Cuts the texts into tokens, and says what is lost and what is trained."""
         losses, counts = Losses(self.tokenizer), count_parameters(self.model)
         with self.arguments.main_process_first(desc="tokenize"):
-            splits = list_splits(self.data)
-            self.encoded = {name: encode(rows, self.tokenizer, losses, self.scale) for name, rows in splits.items()}
+            self.encoded = {
+                name: encode(rows, self.tokenizer, losses, self.scale) for name, rows in self.data.splits.items()
+            }
         self.say(
             *losses.describe(": --max_length"),
             f"{type(self.model).__name__}: {counts['parameters']:,} parameters "
@@ -376,7 +377,7 @@ def find_checkpoint(folder: Path, wanted: str | None) -> Path | None:
         ValueError: The checkpoint cannot be gone on from.
     """
     if wanted is not None and str(wanted).lower() not in ("last", "true"):
-        raise ValueError(f"`resume_from_checkpoint` must be last, the last checkpoint in `output_dir`, got {wanted!r}.")
+        raise ValueError(f"`resume_from_checkpoint` must be last, got {wanted!r}.")
     if (folder / "metrics.json").exists():
         raise FileExistsError(f"The run in `output_dir` {str(folder)!r} has ended. Choose another folder.")
     refuse_existing(folder, overwrite=True)

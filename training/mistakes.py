@@ -32,10 +32,10 @@ def write_mistakes(
         logits: (N, K) for "validation" and "test", if there is one, in the order of the rows.
         temperature, thresholds: Of the classifier.
     """
-    splits, found = {"validation": data.validation, "test": data.test}, []
+    found = []
     names = [name for name in data.train.column_names if name != "label"]
     for split, values in logits.items():
-        rows = splits[split]
+        rows = data.splits[split]
         for index, label, predicted, score in find_wrong(
             data, values, np.asarray(rows["label"]), temperature, thresholds
         ):

@@ -61,10 +61,9 @@ def count_parameters(model: PreTrainedModel) -> dict[str, int]:
 
 def describe_data(data: TextData, is_crossed: bool) -> dict[str, Any]:
     names = ("name", "is_on_hub", "fingerprint", "label_names", "text_columns", "label_column", "validation_was_split")
-    splits = {"train": data.train, "validation": data.validation, "test": data.test}
     return {
         **{name: getattr(data, name) for name in names},
-        "rows": {name: len(split) for name, split in splits.items() if split is not None},
+        "rows": {name: len(rows) for name, rows in data.splits.items()},
         "cross_validated": is_crossed,  # the validation rows are training rows, held out in turn
     }
 
