@@ -234,8 +234,11 @@ class Run:
         if choice.is_alone or goes_on_from_probe(model, len(encoded)):
             choice.probe.put_into(model)
         found = ", ".join(f"{name} {show(metric, score)}" for name, score in choice.scores.items())
-        kept = " The probe is kept as it is." if choice.is_alone else ""
-        self.say(f"On {len(choice.rows):,} training rows held out in turn, {TITLES[metric]}: {found}.{kept}")
+        title, kept = (
+            TITLES[metric][0].upper() + TITLES[metric][1:],
+            " The probe is kept as it is." if choice.is_alone else "",
+        )
+        self.say(f"{title} on {len(choice.rows):,} training rows held out in turn: {found}.{kept}")
         if self.is_crossed:
             numbers = data.numbers | {"validation": [data.numbers["train"][row] for row in choice.rows]}
             self.data = replace(data, validation=data.train.select(choice.rows), numbers=numbers)
