@@ -36,7 +36,7 @@ weights hold one vector for each of 20,000 pieces of words and a single layer, f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", required=True, help="folder or name of a sentence encoder")
+    parser.add_argument("--teacher", nargs="+", required=True, help="folders or names of sentence encoders")
     parser.add_argument("--corpora", type=Path, required=True, help="folder with the files of TEXTS")
     parser.add_argument("--work_dir", default="runs/english", help="where stages are kept")
     parser.add_argument("--max_passages", type=int, default=153_600)

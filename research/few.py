@@ -125,7 +125,7 @@ def probe(cell: Cell, encode: Callable[[list[str]], np.ndarray]) -> dict[str, An
     labels, test_labels = cell.labels
     folds = cut_folds(labels, cell.train[0], cell.draw)
     classes = int(max(labels.max(), test_labels.max())) + 1
-    fitted, _, _ = fit_probe(encode(cell.train[0]).astype(np.float64), labels, classes, folds)
+    fitted, *_ = fit_probe(encode(cell.train[0]).astype(np.float64), labels, classes, folds)
     return {"accuracy": float((fitted(encode(cell.test[0])).argmax(-1) == test_labels).mean())}
 
 

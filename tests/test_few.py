@@ -10,8 +10,6 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from small_runs import WORDS, finetune_small, make_rows, read_metrics, refuse, small_words, write_csv
 from transformers import (
     AutoModelForSequenceClassification,
@@ -175,16 +173,19 @@ def test_a_run_that_was_stopped_goes_on(english: Path, rows: Path, tmp_path: Pat
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_a_probe_is_the_regression_on_standardised_vectors(classes: int):
+@pytest.mark.parametrize(("classes", "parts"), [(2, 1), (3, 1), (3, 2)])
+def test_a_probe_is_the_regression_on_vectors_whose_parts_weigh_the_same(classes: int, parts: int):
     chooser = np.random.default_rng(0)
     labels = np.arange(60) % classes
     vectors = 5 + chooser.normal(size=(60, 8)) * 3 + labels[:, None]
-    probe = Probe(vectors, labels, classes + 1, 0.1, False)
-    fitted = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(vectors, labels)
+    vectors[:, :4] *= 10
+    probe = Probe(vectors, labels, 3.0, classes + 1, parts=parts)
+    centred = np.split(vectors - vectors.mean(0), parts, axis=1)
+    scaled = np.concatenate([part / np.sqrt(parts * (part**2).sum(1).mean()) for part in centred], axis=1)
+    fitted = LogisticRegression(C=3, max_iter=1000).fit(scaled, labels)
     logits = probe(vectors)
     found = np.exp(logits[:, :classes]) / np.exp(logits[:, :classes]).sum(1, keepdims=True)
-    np.testing.assert_allclose(found, fitted.predict_proba(vectors), atol=1e-4)
+    np.testing.assert_allclose(found, fitted.predict_proba(scaled), atol=1e-4)
     assert (logits.argmax(1) < classes).all()  # a class without rows is never found
     model = WaveForSequenceClassification(WaveConfig(vocab_size=9, hidden_size=8, num_labels=classes + 1))
     probe.put_into(model)
