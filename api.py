@@ -1,13 +1,12 @@
 """What the command does, in Python: `model = finetune("reviews.csv")`, and `load("runs/reviews")` another time."""
 
-import difflib
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from .data.arguments import list_settings
 from .files import read_json
 from .hub_card import draw_pictures, push_run, write_card
 from .inference.classifier import Classifier, load
@@ -36,12 +35,7 @@ def finetune(
         FileExistsError: There is something in the run folder, and it is not gone on with.
         ValueError, OSError: Bad data, settings or files; the message names them.
     """
-    kinds = (DataArguments, ModelArguments, RunArguments)
-    names = [{each.name for each in fields(kind) if each.init} - {"dataset", "output_dir"} for kind in kinds]
-    known = set().union(*names)
-    for name in settings.keys() - known:
-        close = difflib.get_close_matches(name, known, n=3)
-        raise ValueError(f"unknown setting {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else "."))
+    names = [set(list_settings(kind)) - {"dataset"} for kind in (DataArguments, ModelArguments)]
     dataset: Any = None if is_name(data) else data
     for split, rows in (("validation", validation), ("test", test)):
         if is_name(rows):
@@ -51,11 +45,11 @@ def finetune(
         elif rows is not None:
             has_splits = isinstance(dataset, Mapping) and "train" in dataset
             dataset = {**(dataset if has_splits else {"train": dataset}), split: rows}
-    of_data, of_model, of_run = ({name: settings[name] for name in settings.keys() & each} for each in names)
+    of_data, of_model = ({name: settings.pop(name) for name in settings.keys() & each} for each in names)
     if dataset is None:
         of_data["dataset"] = os.fspath(data)
     folder = None if output_dir is None else os.fspath(output_dir)
-    arguments = RunArguments(output_dir=folder or (None if dataset is None else "runs/data"), **of_run)
+    arguments = RunArguments(output_dir=folder or (None if dataset is None else "runs/data"), **settings)
     return load(train(DataArguments(**of_data), ModelArguments(**of_model), arguments, dataset))
 
 
@@ -73,7 +67,7 @@ def train(
         repo_id = arguments.hub_model_id or folder.resolve().name
         print(f"Pushing. If it fails: {shlex.join(['wave-network', 'push', str(folder), repo_id])}", flush=True)
         settings: Any = {"token": arguments.hub_token, "private": arguments.hub_private_repo}
-        print(f"Pushed: {push_run(folder, repo_id, revision=arguments.hub_revision, **settings)}")
+        print(f"Pushed: {push_run(folder, repo_id, **settings)}")
     return folder
 
 

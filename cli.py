@@ -15,9 +15,6 @@ from typing import Any
 # Each has a function `run_VERB`, and a section in help.txt, which `--help` shows.
 VERBS = ("finetune", "predict", "evaluate", "export", "distil", "push", "analyze", "complete")
 HELP = ("-h", "--help")
-# What stands in place of "--" where an editor or a web page has changed it.
-DASHES = r"[-\u2010-\u2015\u2212]+"
-SETTING = re.compile(r"-+[A-Za-z]")
 # The settings of the verb that runs: an error calls them as the command line does.
 SETTINGS: set[str] = set()
 COMPLETION = """[ -n "$ZSH_VERSION" ] && autoload -Uz compinit bashcompinit && compinit && bashcompinit
@@ -41,7 +38,6 @@ def main(words: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that a code page lacks does not end a run
-    shows_trace = "--traceback" in given
     verb, *rest = [word for word in given if word != "--traceback"] or HELP
     if verb == "--version":
         from . import __version__
@@ -53,10 +49,10 @@ def main(words: Sequence[str] | None = None) -> None:
         close = difflib.get_close_matches(verb, VERBS, n=1)
         advice = f"did you mean {close[0]}?" if close else f"there are {', '.join(VERBS)}."
         sys.exit(fail("wave-network", f"no verb {verb!r}; {advice}"))
-    elif (rest[:1] and rest[0] in HELP) or (verb != "analyze" and set(rest) & set(HELP)):
+    elif set(rest[:1] if verb == "analyze" else rest) & set(HELP):  # each study has a help of its own
         print(read_help(verb))
     else:
-        run(verb, rest, shows_trace)
+        run(verb, rest, "--traceback" in given)
 
 
 def run(verb: str, words: list[str], shows_trace: bool) -> None:
@@ -102,95 +98,72 @@ def read_help(verb: str | None) -> str:
     return texts[verb] if verb else first
 
 
-def parse(
-    verb: str, types: list[Any], words: list[str], first: Sequence[str] = (), with_texts: bool = False
-) -> tuple[Any, ...]:
+def parse(verb: str, types: list[Any], words: list[str], first: Sequence[str] = (), with_texts: bool = False) -> Any:
     """
     The dataclasses of a verb, from `--config FILE.yaml` and the words, which override the file. `first` are the
     settings that the first words are for, if they have no name: `predict MODEL`; `with_texts` others are for `texts`.
     """
     from transformers import HfArgumentParser
 
+    from .data.arguments import list_settings, refuse_unknown
+
     class Parser(HfArgumentParser):
         def error(self, message: str) -> Any:
             raise ValueError(message)
 
+    common: dict[str, Any] = {"allow_abbrev": False, "add_help": False}
+    of_config = Parser([], **common)
+    of_config.add_argument("--config")
+    given, words = of_config.parse_known_args(words)
     parser = Parser(
         types,
-        prog=f"wave-network {verb}",
         usage=" ".join(["wave-network", verb, *map(str.upper, first), "[settings]"]),
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=100),
-        allow_abbrev=False,
-        add_help=False,
+        **common,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings. The command line overrides it.")
     parser.add_argument("--help_all", *HELP, action="help", help="Show all settings.")
-    for action in parser._actions:
+    for action in parser._actions:  # there is no public way
         action.option_strings = action.option_strings[:1]  # the help shows one spelling; both are read
         action.metavar = action.metavar or (None if action.choices else "X")
         if action.default not in (None, False, [], argparse.SUPPRESS):
             action.help = f"{action.help} Default: {action.default}."
-    SETTINGS.update(action.dest for action in parser._actions)
+    SETTINGS.update(list_settings(*types))
     for name in first:
         if words and not words[0].startswith("-"):
             words = [*words[1:], f"--{name}", words[0]]
-    check_words(words)
-    words = insert_config(words)
+    if given.config is not None:
+        words = read_config(given.config) + words
     for option, value in pairwise(words):
         if option.startswith("--") and not value:
             raise ValueError(f"{option} must not be empty.")
     others = parser.parse_known_args(words)[1]
-    if unknown := [word for word in others if SETTING.match(word) or not with_texts]:
-        close = difflib.get_close_matches(unknown[0], parser._option_string_actions, n=3)
-        raise ValueError(f"unknown setting {unknown[0]}" + (f"; did you mean {' or '.join(close)}?" if close else "."))
+    for word in others:
+        if re.match("-+[A-Za-z]", word) or not with_texts:
+            raise refuse_unknown(word, *types)
     words = [*words, "--texts", *others] if others else words
     *settings, _, _ = parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
-    return tuple(settings)
+    return settings
 
 
-def check_words(words: Sequence[str]) -> None:
-    """A ValueError for a setting with another dash, and a line for one that is given twice."""
-    given: list[str] = []
-    for word in words:
-        found = re.fullmatch(rf"({DASHES})([A-Za-z][\w-]*)(=.*)?", word, re.DOTALL)
-        name = found[2].replace("-", "_") if found else ""
-        if found and name in SETTINGS:
-            if found[1] != "--":
-                raise ValueError(f"unknown setting {word}; did you mean --{name}?")
-            if name in given:
-                sys.stderr.write(f"--{name} is given twice: the last one counts.\n")
-            given.append(name)
-
-
-def insert_config(words: list[str]) -> list[str]:
-    """The words of `--config FILE.yaml` before the others, which go before them in effect."""
-    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    if "--config" not in words:
-        return words
+def read_config(file: str) -> list[str]:
+    """The settings of a YAML file as words."""
     import yaml
 
-    place = words.index("--config")
-    file = words[place + 1] if words[place + 1 :] else "--"
-    if file.startswith("--"):
-        raise ValueError("argument --config: expected one argument")
     try:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"--config {file!r} is not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"--config {file!r} must hold lines of `name: value`.")
-    given: list[str] = []
+    words: list[str] = []
     for name, value in settings.items():
-        if value is not None:
-            given += [f"--{name}", *map(as_word, value if isinstance(value, list) else [value])]
-    return given + words[:place] + words[place + 2 :]
-
-
-def as_word(value: Any) -> str:
-    """A value in a YAML file as a word: `no` is false there, but may be meant as the word in `eval_strategy: no`."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+        for each in [] if value is None else value if isinstance(value, list) else [value]:
+            # `no` is false in YAML, but may be meant as the word in `eval_strategy: no`.
+            text = {True: "yes", False: "no"}[each] if isinstance(each, bool) else str(each)
+            words += [f"--{name}"] * (each is value or each is value[0])
+            words.append(json.dumps(each) if isinstance(each, dict) else text)
+    return words
 
 
 def run_finetune(words: list[str]) -> None:

@@ -23,9 +23,9 @@ FAILURES = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFB
 PACKAGES = ("wave-network", "transformers", "torch", "datasets", "tokenizers", "accelerate")
 
 
-def setting(help: str, default: Any = MISSING, **more: Any) -> Any:
+def setting(help: str, default: Any = MISSING, choices: Sequence[str] | None = None, **more: Any) -> Any:
     """A field of a dataclass of settings, and what `--help_all` says of it."""
-    return field(default=default, metadata={"help": help}, **more)
+    return field(default=default, metadata={"help": help} | ({"choices": choices} if choices else {}), **more)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import pytest
 from small_runs import INTERRUPTED, WORDS, finetune_small, make_rows, read_metrics, refuse, small_words, write_csv
 
 from wave_network import cli
+from wave_network.data.arguments import list_settings
 from wave_network.training import start
 from wave_network.training.results import describe_results
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
@@ -70,7 +71,7 @@ def test_help_fits_a_screen_and_names_settings_that_there_are(verb: str, capsys:
     assert set(re.findall(r"--(\w+)", " ".join(named))) <= settings
     if verb == "finetune":
         types = (DataArguments, ModelArguments, RunArguments)
-        assert settings >= {name for each in types for name in each.__dataclass_fields__} - {"local_rank"}
+        assert settings >= set(list_settings(*types))
 
 
 def test_completion_knows_verbs_settings_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

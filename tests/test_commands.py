@@ -176,28 +176,28 @@ WRONG = """
 --max_length 1e3 | --max_length: invalid int value
 --vocab_size 999999999999 | --vocab_size must be
 --hidden_size -1 | --hidden_size must be
---hidden_size 999999999 | --hidden_size must be at most
---num_hidden_layers 99999999999 | --num_hidden_layers must be at most
+--hidden_size 999999999 | --hidden_size must be at least 1 and less than
+--num_hidden_layers 99999999999 | --num_hidden_layers must be at least 1 and less than
 --conv_kernel_size 2 | --conv_kernel_size must be
 --hidden_dropout_prob 1.5 | --hidden_dropout_prob must be
---lowercase false --tokenizer RUN | --lowercase (False) is for a new tokenizer
---learning_rate nan | --learning_rate must be a finite number
+--lowercase false --tokenizer RUN | --lowercase has no effect with --tokenizer
+--learning_rate nan | --learning_rate must be at least 0 and finite, got nan
 --num_train_epochs -1 | --num_train_epochs must be
 --max_steps 0 | --max_steps must be
---max_steps 3 --num_train_epochs 2 | --num_train_epochs has no effect beside --max_steps
+--max_steps 3 --num_train_epochs 2 | --num_train_epochs has no effect with --max_steps 3
 --adam_beta1 2 | --adam_beta1 must be
 --max_grad_norm -1 | --max_grad_norm must be
 --save_total_limit 0 | --save_total_limit must be
---eval_strategy never | --eval_strategy must be one of ['no', 'steps', 'epoch']
+--eval_strategy never | --eval_strategy: invalid choice: 'never'
 --eval_strategy steps --eval_steps -1 | --eval_steps must be
---save_strategy steps | --save_strategy must be as --eval_strategy
+--save_strategy steps | --save_strategy must be best, or that of --eval_strategy
 --lr_scheduler_kwargs { | --lr_scheduler_kwargs must be JSON
 --lr_scheduler_kwargs [] | --lr_scheduler_kwargs must be a JSON object
 --optim sgd --adam_beta1 0.5 | sgd does not read --adam_beta1
 --optim_args a=b | does not read --optim_args
---torch_compile_backend nothing | --torch_compile_backend must be one of
---do_train false | --do_train (False) cannot be set
---early_stopping_threshold 0.1 | --early_stopping_threshold is for --early_stopping_patience
+--torch_compile_backend nothing | --torch_compile_backend is not a setting of finetune
+--do_train false | --do_train is not a setting of finetune
+--early_stopping_threshold 0.1 | --early_stopping_threshold has no effect without --early_stopping_patience
 --bf16 --fp16 --use_cpu | fp16
 """
 
