@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from unicodedata import bidirectional, category
 # What is said when a disk is full or fails. Of torch's files, only their writer is named.
 FAILURES = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)] + ["inline_container"]
 PACKAGES = ("wave-network", "transformers", "torch", "datasets", "tokenizers", "accelerate")
+
+
+def setting(help: str, default: Any = MISSING, **more: Any) -> Any:
+    """A field of a dataclass of settings, and what `--help_all` says of it."""
+    return field(default=default, metadata={"help": help}, **more)
 
 
 @contextmanager

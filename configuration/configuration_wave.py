@@ -93,9 +93,10 @@ class WaveConfig(PreTrainedConfig):
     classifier_dropout (`float`, *optional*):
         Dropout before a classifier. `None`: `hidden_dropout_prob`.
     classifier_pooling (`str`, *optional*, defaults to `"mean"`):
-        How a classifier of whole texts reads them: `"mean"` or `"max"` over its tokens, `"cls"`, its first token, or
-        `"segments"`, for pairs of texts: each is read as a text of its own, and of the means u and v of their tokens
-        the classifier reads `[u, v, |u - v|, u * v]`. Which tokens are those of the second text, `token_type_ids` say.
+        How a classifier of whole texts reads them: `"mean"` or `"max"` over its tokens, `"cls"`, its first token,
+        `"opening"`, the mean of all tokens and that of the first three, or `"segments"`, for pairs of texts: each is
+        read as a text of its own, and of the means u and v of their tokens the classifier reads
+        `[u, v, |u - v|, u * v]`. Which tokens are those of the second text, `token_type_ids` say.
     classifier_temperature (`float`, *optional*, defaults to 1.0):
         [`WaveForSequenceClassification`] divides its logits by it, also before the loss: above 1, probabilities are
         less certain.
@@ -140,7 +141,7 @@ class WaveConfig(PreTrainedConfig):
     hidden_dropout_prob: float | int = 0.5
     token_dropout_prob: float | int = 0.0
     classifier_dropout: float | int | None = None
-    classifier_pooling: Literal["mean", "cls", "max", "segments"] = "mean"
+    classifier_pooling: Literal["mean", "cls", "max", "opening", "segments"] = "mean"
     classifier_temperature: float | int = 1.0
     initializer_range: float | int = 0.02
     layer_norm_eps: float | int = 1e-8

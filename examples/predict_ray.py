@@ -15,7 +15,7 @@ import pyarrow.parquet
 import ray
 
 from wave_network.files import open_whole
-from wave_network.inference.classify import CHUNK, ExportedClassifier, make_header, make_rows
+from wave_network.inference.classify import CHUNK, ExportedClassifier
 
 
 def classify_files(batch: dict[str, Any], export: str, source: str, target: str) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def classify_files(batch: dict[str, Any], export: str, source: str, target: str)
 
 
 def classify_file(classifier: ExportedClassifier, source: Path, target: Path) -> int:
-    labels, problem, columns, rows = classifier.labels, classifier.problem, classifier.text_columns, []
+    columns, rows = classifier.text_columns, []
     table = pyarrow.parquet.read_table(source, partitioning=None)
     if missing := set(columns) - set(table.column_names):
         raise ValueError(f"{source} must have the columns {columns}; it has no {min(missing)!r}.")
@@ -33,10 +33,10 @@ def classify_file(classifier: ExportedClassifier, source: Path, target: Path) ->
     for start in range(0, len(texts), CHUNK):
         chunk = [tuple(text or "" for text in each) for each in texts[start : start + CHUNK]]
         logits = classifier.logits([each if len(each) == 2 else " ".join(filter(None, each)) for each in chunk])
-        rows += make_rows(start, logits, labels, problem, thresholds=classifier.thresholds)
-    for place, name in enumerate(make_header(labels, problem)[1:], start=1):  # without the number of the row
-        kind = pyarrow.string() if name == "label" and problem != "regression" else pyarrow.float64()
-        kind = pyarrow.list_(kind) if name == "label" and problem == "multi_label_classification" else kind
+        rows += classifier.make_rows(logits, start)
+    for place, name in enumerate(classifier.make_header()[1:], start=1):  # without the number of the row
+        kind = pyarrow.string() if name == "label" and classifier.problem != "regression" else pyarrow.float64()
+        kind = pyarrow.list_(kind) if name == "label" and classifier.is_multi else kind
         name = f"predicted_{name}" if name in table.column_names else name
         table = table.append_column(name, pyarrow.array([row[place] for row in rows], kind))
     target.parent.mkdir(parents=True, exist_ok=True)

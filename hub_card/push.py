@@ -1,11 +1,12 @@
 """Puts a finished run folder on the Hub."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
 
+from ..files import setting
 from .card import write_card
 
 NEEDED = ("config.json", "metrics.json", "model.safetensors", "tokenizer.json")
@@ -17,15 +18,13 @@ LEFT_HERE += ["mistakes.csv"]  # which has texts of the user
 class PushArguments:
     """What to put on the Hub, and where."""
 
-    run_folder: str = field(metadata={"help": "Folder that `wave-network finetune` left."})
-    repo_id: str = field(metadata={"help": "Name on the Hub, user/name; created if it does not exist."})
-    token: str | None = field(
-        default=None, metadata={"help": "Access token. Default: HF_TOKEN, or that of `hf auth login`."}
-    )
-    private: bool | None = field(default=None, metadata={"help": "Make a new repository private."})
-    revision: str | None = field(default=None, metadata={"help": "Branch to push to. Default: main."})
-    create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead of committing."})
-    commit_message: str | None = field(default=None, metadata={"help": "Default: a plain one."})
+    run_folder: str = setting("Folder that `wave-network finetune` left.")
+    repo_id: str = setting("Name on the Hub, user/name; created if it does not exist.")
+    token: str | None = setting("Access token. Default: HF_TOKEN, or that of `hf auth login`.", None)
+    private: bool | None = setting("Make a new repository private.", None)
+    revision: str | None = setting("Branch to push to. Default: main.", None)
+    create_pr: bool = setting("Open a pull request instead of committing.", False)
+    commit_message: str | None = setting("Default: a plain one.", None)
 
 
 def push_run(

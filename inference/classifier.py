@@ -13,7 +13,7 @@ from transformers.utils import logging as bars
 
 from ..data.tokens import Losses, to_tensors
 from ..files import check_source
-from .classify import CHUNK, CPU_TOKENS, clean, make_rows, resolve_abstain, resolve_problem, split_batches, to_scores
+from .classify import CHUNK, CPU_TOKENS, Answers, clean, resolve_abstain, split_batches, to_scores
 from .explain import explain_row, list_words
 
 logger = logging.getLogger(__name__)
@@ -23,43 +23,31 @@ def load(
     model: str | os.PathLike, *, device: str | None = None, batch_size: int = 64, trust_remote_code: bool = False
 ) -> "Classifier":
     """
-    A trained classifier with its tokenizer.
+    The classifier of a run folder, or of a name on the Hub, with its tokenizer. Only safetensors weights are read. Code
+    of the model is run only with `trust_remote_code`, which a Wave Network does not need.
 
-    Args:
-        model: Run folder, or name of a sequence classifier on the Hub. Only safetensors weights are read.
-        device: "cpu", "cuda", "cuda:1" ... None: a GPU if there is one.
-        batch_size: Texts in a batch, at most.
-        trust_remote_code: Whether to run the code in the model folder. A Wave Network does not need it.
+    `device` is "cpu", "cuda", "cuda:1" ...; None: a GPU if there is one. A batch has at most `batch_size` texts.
 
     Raises:
         ValueError, OSError: The model is missing, damaged, or no trained classifier, or a setting is not as described.
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    device = resolve_device(device)
-    check_source("model", os.fspath(model))
-    loaded = load_classifier(os.fspath(model), trust_remote_code).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    return Classifier(loaded, tokenizer, batch_size)
+    device, name = resolve_device(device), os.fspath(model)
+    check_source("model", name)
+    loaded = load_classifier(name, trust_remote_code).to(device)
+    return Classifier(loaded, AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code), batch_size)
 
 
-class Classifier:
+class Classifier(Answers):
     """
     A model with its tokenizer. A text is a string, or for a model of pairs a tuple of two. Methods that take texts take
     one, with one answer, or several, with a list of answers. Long texts are cut off, with a warning that counts them.
-
-    Attributes:
-        labels: Names of the labels, in the order of the probabilities.
-        problem: "single_label_classification", "multi_label_classification" or "regression".
-        text_columns: The columns that the model was trained on; None if it does not say.
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64):
+        super().__init__(model.config.to_dict())
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.labels: list[str] = [model.config.id2label[index] for index in range(len(model.config.id2label))]
-        self.problem = resolve_problem(model.config.problem_type, len(self.labels))
-        self.text_columns: list[str] | None = getattr(model.config, "text_columns", None)
-        self.thresholds: list[float] | None = getattr(model.config, "classifier_thresholds", None)
         self.losses = Losses(tokenizer)
         self.most_tokens = CPU_TOKENS if model.device.type == "cpu" else sys.maxsize
 
@@ -68,13 +56,13 @@ class Classifier:
         The label of each text; the list of its labels if there may be several; or its number. With `abstain`, a
         precision that validation found, such as 0.95, None in place of labels that would have a smaller one.
         """
-        least = resolve_abstain(self.model.config.to_dict(), abstain)
+        least = resolve_abstain(self.config, abstain)
         rows, is_one = self.to_rows(texts)
         logits_NK = self.logits_of_all(rows)
         if self.problem == "regression":
             answers = logits_NK[:, 0].tolist() if len(self.labels) == 1 else logits_NK.tolist()
         else:
-            answers = [label for _, label, *_ in self.answer(logits_NK, least=least)]
+            answers = [label for _, label, *_ in self.make_rows(logits_NK, least=least)]
         return answers[0] if is_one else answers
 
     def predict_proba(self, texts: Any) -> np.ndarray:
@@ -94,22 +82,16 @@ class Classifier:
         answers = [list_words(row, explain_row(self, row)) for row in rows]
         return answers[0] if is_one else answers
 
-    def answer(
-        self, logits_NK: np.ndarray, start: int = 0, top_k: int | None = None, least: float = 0.0
-    ) -> list[list[Any]]:
-        """What `make_rows` makes of logits."""
-        return make_rows(start, logits_NK, self.labels, self.problem, top_k, self.thresholds, least)
-
     def to_rows(self, texts: Any) -> tuple[list[dict[str, str]], bool]:
         """Texts as rows of `text` (and `text_pair`), and whether it is a single one."""
-        width = 2 if self.text_columns and len(self.text_columns) == 2 else 1 if self.text_columns else None
+        width = self.text_columns and (2 if len(self.text_columns) == 2 else 1)
         is_one = isinstance(texts, str) or (width == 2 and isinstance(texts, tuple))
         if not hasattr(texts, "__iter__") or hasattr(texts, "columns") or isinstance(texts, Mapping):
             raise ValueError(f"`texts` must be a text or a list of texts, got {type(texts).__name__}.")
         rows = []
         for place, text in enumerate([texts] if is_one else texts):
-            parts = [text] if isinstance(text, str) else list(text) if isinstance(text, tuple | list) else []
-            width = width or min(len(parts), 2)
+            parts = list(text) if isinstance(text, tuple | list) else [text]
+            width = width or (2 if len(parts) == 2 else 1)
             if len(parts) != width or not all(isinstance(part, str) for part in parts):
                 kind = "pairs of strings" if width == 2 else "strings"
                 raise ValueError(f"`texts` must be {kind}, got {text!r:.60} in place {place}.")
@@ -154,40 +136,28 @@ def resolve_device(device: str | None) -> str:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"`device` must be one that torch finds here, such as cpu, got {device!r}: {reason}"
-        ) from error
+        raise ValueError(f"`device` must be one that torch finds, such as cpu, got {device!r}: {reason}") from error
     return device
 
 
 def load_classifier(name: str, trust_remote_code: bool = False, **settings: Any) -> Any:
     """
-    A sequence classifier, from safetensors alone.
-
-    Raises:
-        ValueError, OSError: The model is missing, damaged, or no trained classifier; the message names what is wrong.
+    A sequence classifier, from safetensors alone. Raises a ValueError or an OSError, which says what is wrong, if it is
+    missing, damaged or no trained classifier.
     """
+    # What transformers itself says of weights of another shape points to a table in its log.
+    settings |= {"ignore_mismatched_sizes": True, "output_loading_info": True, "trust_remote_code": trust_remote_code}
     has_bars = bars.is_progress_bar_enabled()
     if os.path.isdir(name):
         bars.disable_progress_bar()  # which would stay on the screen, of what takes an instant
     try:
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(
-            name,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            ignore_mismatched_sizes=True,  # refused below: transformers itself points to a table in its log
-            output_loading_info=True,
-            **settings,
-        )
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, **settings)
     finally:
         if has_bars:
             bars.enable_progress_bar()
-    if loaded["mismatched_keys"]:
-        weight, found, expected = min(loaded["mismatched_keys"])
-        raise ValueError(
-            f"`model` {name!r} must have the {weight!r} that its config.json asks for, of shape {tuple(expected)}, got "
-            f"one of shape {tuple(found)}."
-        )
+    for weight, found, expected in sorted(loaded["mismatched_keys"]):
+        asked = f"must have the {weight!r} that its config.json asks for, of shape {tuple(expected)}"
+        raise ValueError(f"`model` {name!r} {asked}, got one of shape {tuple(found)}.")
     if loaded["missing_keys"]:
         raise ValueError(f"`model` {name!r} must be a trained classifier; it has no {min(loaded['missing_keys'])!r}.")
     return model.eval()

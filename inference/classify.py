@@ -29,20 +29,56 @@ BEST = ("label", "probability")
 CHUNK = 4096  # rows that are read, sorted by length into batches and written before the next ones are read
 
 
-class ExportedClassifier:
+class Answers:
     """
-    A folder that `wave-network export` wrote.
+    What the logits of a classifier say, by its config.json. `labels` are in the order of the logits; `problem` is
+    "single_label_classification", "multi_label_classification" or "regression".
+    """
 
-    Args:
-        folder: The folder.
-        threads: Threads of onnxruntime. None: one for each core.
+    def __init__(self, config: dict[str, Any]):
+        self.config, names = config, config["id2label"]
+        self.labels: list[str] = [names[index] for index in sorted(names, key=int)]
+        # As in transformers' models, one label and no type is a regression.
+        kind = "regression" if len(names) == 1 else "single_label_classification"
+        self.problem: str = config.get("problem_type") or kind
+        self.is_multi = self.problem == "multi_label_classification"
+        self.text_columns: list[str] | None = config.get("text_columns")
+        self.thresholds: list[float] | None = config.get("classifier_thresholds")
 
-    Attributes:
-        labels: Names of the labels, in the order of the logits.
-        problem: "single_label_classification", "multi_label_classification" or "regression".
-        text_columns: The columns that the model was trained on.
-        thresholds: Of several labels, the probability above which a text has each. None: one half.
-        config: The content of config.json.
+    def make_header(self, top_k: int | None = None) -> list[str]:
+        """The columns of an answer. With `top_k` they are the labels of the highest probabilities, not all of them."""
+        if self.problem == "regression":
+            return ["row", *self.labels]
+        names = [f"probability_{label}" for label in self.labels]
+        if top_k is not None:  # the best of single labels is the label itself
+            names = [f"{name}_{place}" for place in range(2 - self.is_multi, top_k + 1) for name in BEST]
+        return ["row", *BEST, *names]
+
+    def make_rows(
+        self, logits_NK: np.ndarray, start: int = 0, top_k: int | None = None, least: float = 0.0
+    ) -> list[list[Any]]:
+        """
+        What stands under `make_header`, from row number `start` on. Of several labels, `label` is a list of all above
+        their threshold, by default one half; else it is None if its probability is less than `least`.
+        """
+        scores_NK = to_scores(logits_NK, self.problem).astype(float)
+        if self.problem == "regression":
+            return [[row, *(float(f"{value:.6g}") for value in values)] for row, values in enumerate(scores_NK, start)]
+        best_NK = np.argsort(-logits_NK, axis=-1, kind="stable")
+        above_NK = scores_NK > (self.thresholds or 0.5)
+        rows: list[list[Any]] = []
+        for best, values in zip(best_NK.tolist(), scores_NK.round(6).tolist(), strict=True):
+            label: str | list[str] | None = self.labels[best[0]] if values[best[0]] >= least else None
+            if self.is_multi:
+                label = [self.labels[index] for index in np.flatnonzero(above_NK[len(rows)])]
+            ranked = (part for index in best[1 - self.is_multi : top_k] for part in (self.labels[index], values[index]))
+            rows.append([start + len(rows), label, values[best[0]], *(values if top_k is None else ranked)])
+        return rows
+
+
+class ExportedClassifier(Answers):
+    """
+    A folder that `wave-network export` wrote. onnxruntime has so many `threads`; None: one for each core.
 
     Raises:
         ValueError: A file of the folder is missing or damaged; the message names it.
@@ -56,30 +92,19 @@ class ExportedClassifier:
         folder = Path(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads or 0, 3
-        config = load(folder / "config.json", lambda file: json.loads(Path(file).read_text(encoding="utf-8")))
-        self.config: dict[str, Any] = config
+        super().__init__(load(folder / "config.json", lambda file: json.loads(Path(file).read_text(encoding="utf-8"))))
+        self.text_columns: list[str] = self.text_columns or ["text"]
         self.tokenizer = load(folder / "tokenizer.json", Tokenizer.from_file)  # it cuts long texts off
         self.session = load(
             next((folder / name for name in GRAPHS if (folder / name).is_file()), folder / GRAPHS[0]),
             lambda file: onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]),
         )
         self.inputs = [node.name for node in self.session.get_inputs()]
-        self.labels: list[str] = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
-        self.problem = resolve_problem(config.get("problem_type"), len(self.labels))
-        self.text_columns: list[str] = config.get("text_columns") or ["text"]
-        self.thresholds: list[float] | None = config.get("classifier_thresholds")
-        self.pad_token_id: int = config.get("pad_token_id") or 0
 
     def classify(self, texts: Sequence[Text], top_k: int | None = 1) -> list[list[dict[str, Any]]]:
         """
-        The best labels of each text, best first, as transformers' text-classification pipeline gives them.
-
-        Args:
-            texts: Texts, or pairs of texts as tuples. Long ones are cut off.
-            top_k: How many labels. None: all.
-
-        Returns:
-            For each text a list of `{"label": str, "score": float}`.
+        The `top_k` best labels of each text (None: all), best first, as `{"label": str, "score": float}`: what
+        transformers' text-classification pipeline gives. A pair of texts is a tuple. Long texts are cut off.
         """
         scores_BC = to_scores(self.logits(texts), self.problem)
         best_BC = np.argsort(-scores_BC, axis=-1, kind="stable")[:, :top_k]
@@ -99,7 +124,7 @@ class ExportedClassifier:
     def run(self, encodings: list[Any]) -> np.ndarray:
         """The logits of one batch: token ids are padded on the right to at least one place."""
         longest = max(1, *(len(encoding.ids) for encoding in encodings))
-        ids_BL = np.full((len(encodings), longest), self.pad_token_id, np.int64)
+        ids_BL = np.full((len(encodings), longest), self.config.get("pad_token_id") or 0, np.int64)
         mask_BL, types_BL = np.zeros_like(ids_BL), np.zeros_like(ids_BL)
         for row, encoding in enumerate(encodings):
             count = len(encoding.ids)
@@ -115,11 +140,9 @@ def load(path: Path, read: Callable[[str], Any]) -> Any:
         raise ValueError(f"{str(path)!r} is missing or damaged: {' '.join(str(error).split())}") from error
 
 
-def clean(text: Any) -> Any:
+def clean(text: Text) -> Any:
     """A text without half surrogate pairs, which no tokenizer reads."""
-    if isinstance(text, tuple):
-        return tuple(map(clean, text))
-    return text.encode("utf-8", "replace").decode("utf-8") if isinstance(text, str) else text
+    return tuple(map(clean, text)) if isinstance(text, tuple) else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def split_batches(lengths: Sequence[int], batch_size: int, most_tokens: int) -> Iterator[list[int]]:
@@ -134,11 +157,6 @@ def split_batches(lengths: Sequence[int], batch_size: int, most_tokens: int) -> 
         yield chosen
 
 
-def resolve_problem(problem_type: str | None, labels: int) -> str:
-    """What the logits are. As in transformers' models, one label and no type is a regression."""
-    return problem_type or ("regression" if labels == 1 else "single_label_classification")
-
-
 def to_scores(logits: np.ndarray, problem: str) -> np.ndarray:
     """Logits as probabilities, or as they are in a regression."""
     if problem == "regression":
@@ -149,57 +167,10 @@ def to_scores(logits: np.ndarray, problem: str) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def make_header(labels: Sequence[str], problem: str, top_k: int | None = None) -> list[str]:
-    """The columns of an answer. With `top_k` they are the labels of the highest probabilities, not all of them."""
-    if problem == "regression":
-        return ["row", *labels]
-    names = [f"probability_{label}" for label in labels]
-    if top_k is not None:
-        names = [f"{name}_{place}" for place in range(first_place(problem), top_k + 1) for name in BEST]
-    return ["row", *BEST, *names]
-
-
-def make_rows(
-    start: int,
-    logits_NK: np.ndarray,
-    labels: Sequence[str],
-    problem: str,
-    top_k: int | None = None,
-    thresholds: Sequence[float] | None = None,
-    least: float = 0.0,
-) -> list[list[Any]]:
-    """
-    What stands under `make_header`, from row number `start` on. Of several labels, `label` is a list of all above their
-    threshold (None: one half); else it is None if its probability is less than `least`.
-    """
-    scores_NK = to_scores(logits_NK, problem)
-    if problem == "regression":
-        return [
-            [row, *(float(f"{value:.6g}") for value in values)] for row, values in enumerate(scores_NK.tolist(), start)
-        ]
-    values_NK = np.round(scores_NK.astype(float), 6)
-    best_NT = np.argsort(-logits_NK, axis=-1, kind="stable")[:, : top_k or 1]
-    highest_NT = np.take_along_axis(values_NK, best_NT, axis=-1)
-    above_NK = scores_NK > (0.5 if thresholds is None else np.asarray(thresholds))
-    rows: list[list[Any]] = []
-    for best, highest, values in zip(best_NT.tolist(), highest_NT.tolist(), values_NK.tolist(), strict=True):
-        label: str | list[str] | None = labels[best[0]] if highest[0] >= least else None
-        if problem == "multi_label_classification":
-            label = [labels[index] for index in np.flatnonzero(above_NK[len(rows)]).tolist()]
-        others = values
-        if top_k is not None:
-            ranked = list(zip(best, highest, strict=True))[first_place(problem) - 1 :]
-            others = [part for index, value in ranked for part in (labels[index], value)]
-        rows.append([start + len(rows), label, highest[0], *others])
-    return rows
-
-
 def resolve_abstain(config: Mapping[str, Any], precision: float | None) -> float:
     """
-    The probability from which on an answer has a precision, as validation found it; 0 for None.
-
-    Raises:
-        ValueError: The model's config has no such precision; the message says which it has.
+    The probability from which on an answer has a precision, as validation found it; 0 for None. Raises a ValueError if
+    the model's config has no such precision.
     """
     known = config.get("classifier_abstain")
     if precision is None:
@@ -210,11 +181,6 @@ def resolve_abstain(config: Mapping[str, Any], precision: float | None) -> float
         allowed = f"one of {list(map(float, known))}" if known else "left out: validation reached no precision"
         raise ValueError(f"`abstain` must be {allowed}, got {precision}.")
     return known[f"{precision:g}"]
-
-
-def first_place(problem: str) -> int:
-    """Where the places of `top_k` begin: the best of single labels is the label itself."""
-    return 1 if problem == "multi_label_classification" else 2
 
 
 def to_cell(value: Any) -> Any:
@@ -252,13 +218,13 @@ def main(words: Sequence[str] | None = None) -> None:
         classifier = ExportedClassifier(arguments.folder, arguments.threads)
         least = resolve_abstain(classifier.config, arguments.abstain)
         columns = arguments.text_columns or classifier.text_columns
-        texts = enumerate(read_file(arguments.file, columns) if arguments.file else arguments.texts)
-        writer = csv.writer(sys.stdout)
-        writer.writerow(make_header(classifier.labels, classifier.problem))
+        texts = iter(read_file(arguments.file, columns) if arguments.file else arguments.texts)
+        writer, number = csv.writer(sys.stdout), 0
+        writer.writerow(classifier.make_header())
         while chunk := list(islice(texts, CHUNK)):
-            logits = classifier.logits([text for _, text in chunk])
-            settings = classifier.labels, classifier.problem, None, classifier.thresholds, least
-            writer.writerows(map(to_cell, row) for row in make_rows(chunk[0][0], logits, *settings))
+            rows = classifier.make_rows(classifier.logits(chunk), number, least=least)
+            writer.writerows(map(to_cell, row) for row in rows)
+            number += len(chunk)
     except (OSError, ValueError, ImportError, csv.Error) as error:
         sys.exit(f"classify.py: {error}")
 

@@ -7,11 +7,11 @@ the tokens of the tokenizer take their place.
 
 import math
 import re
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import category
 
 import jinja2
 from tokenizers import Regex
@@ -43,14 +43,12 @@ class Word(NamedTuple):
 def explain_row(classifier: Any, row: Mapping[str, str]) -> list[Word]:
     """The words of a row in order; of a text that is cut off, those that the model reads."""
     read = find_read(classifier.tokenizer, row)
-    words = [word for name, (_, end, starts) in read.items() for word in find_words(row[name][:end], name, starts)]
-    words = [word for word in words if word.start >= read[word.name][0]]
-    size = math.ceil(len(words) / MOST)
-    if size > 1:
-        # Both texts of a pair have passages of their own.
-        parts = [[word for word in words if word.name == name] for name in read]
+    parts = [find_words(row[name], name, *places) for name, places in read.items()]
+    size = math.ceil(sum(map(len, parts)) / MOST)
+    if size > 1:  # both texts of a pair have passages of their own
         groups = [part[start : start + size] for part in parts for start in range(0, len(part), size)]
-        words = [group[0]._replace(end=group[-1].end) for group in groups]
+        parts = [[group[0]._replace(end=group[-1].end) for group in groups]]
+    words = list(chain.from_iterable(parts))
     kept = {name: row[name][start:end] for name, (start, end, _) in read.items()}
     variants = [kept]
     for word in words:
@@ -61,40 +59,33 @@ def explain_row(classifier: Any, row: Mapping[str, str]) -> list[Word]:
         variants.append({**kept, word.name: (before + after).strip()})
     scores_VK = to_scores(classifier.logits(variants, count=False), classifier.problem).astype(float)
     best = int(scores_VK[0].argmax())
-    falls = scores_VK[0, best] - scores_VK[1:, best]
-    return [word._replace(weight=round(fall, 6)) for word, fall in zip(words, falls.tolist(), strict=True)]
+    falls = (scores_VK[0, best] - scores_VK[1:, best]).round(6)
+    return [word._replace(weight=fall) for word, fall in zip(words, falls.tolist(), strict=True)]
 
 
 def find_read(tokenizer: Any, row: Mapping[str, str]) -> dict[str, tuple[int, int, set[int]]]:
     """Of each text where what is read of it starts and ends, and where its tokens start."""
-    if not tokenizer.is_fast:  # it does not say where its tokens stand
-        return {name: (0, len(text), set(range(len(text)))) for name, text in row.items()}
     encoding = tokenizer(*row.values(), truncation=True, return_offsets_mapping=True)
+    is_cut = any(part.overflowing for part in encoding.encodings)
     read = {}
     for index, name in enumerate(row):
         places = zip(encoding["offset_mapping"], encoding.sequence_ids(0), strict=True)
-        spans = [span for span, text in places if text == index]
-        start, end = min((start for start, _ in spans), default=0), max((end for _, end in spans), default=0)
-        is_cut = any(part.overflowing for part in encoding.encodings)
-        read[name] = (*((start, end) if is_cut else (0, len(row[name]))), {start for start, _ in spans})
+        spans = [span for span, text in places if text == index] or [(0, 0)]
+        start, end = (spans[0][0], spans[-1][1]) if is_cut else (0, len(row[name]))
+        read[name] = start, end, {start for start, _ in spans}
     return read
 
 
-def find_words(text: str, name: str, token_starts: set[int]) -> list[Word]:
+def find_words(text: str, name: str, first: int, last: int, token_starts: set[int]) -> list[Word]:
+    """The words of a part of a text. A mark belongs to the letter before it."""
     words = []
-    for part, (start, end) in WORDS.pre_tokenize_str(text):
+    for part, (start, end) in WORDS.pre_tokenize_str(text[:last]):
         if UNSPACED.search(part):
-            # A mark belongs to the letter before it.
-            inside = {place for place in token_starts if start < place < end and not is_mark(text[place])}
-            edges = [start, *sorted(inside), end]
-            words += [Word(name, first, last, False) for first, last in pairwise(edges)]
+            inside = [place for place in token_starts if start < place < end and category(text[place])[0] != "M"]
+            words += [Word(name, *edges, False) for edges in pairwise([start, *sorted(inside), end])]
         elif not part.isspace():
             words.append(Word(name, start, end, True))
-    return words
-
-
-def is_mark(character: str) -> bool:
-    return unicodedata.category(character).startswith("M")
+    return [word for word in words if word.start >= first]
 
 
 def list_words(row: Mapping[str, str], words: Sequence[Word]) -> list[tuple[str, float]]:
@@ -105,19 +96,4 @@ def write_page(path: Path, model: str, rows: Sequence[tuple[str, Mapping[str, st
     """An HTML page of the first rows: what was answered, the texts and their words."""
     template = Path(__file__).with_name("explain.html").read_text(encoding="utf-8")
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
-    shown = [
-        {"answer": answer, "texts": [list(split_text(name, text, words)) for name, text in row.items()]}
-        for answer, row, words in rows
-    ]
-    write_text(path, page.render(model=model, rows=shown, most=SHOWN))
-
-
-def split_text(name: str, text: str, words: Sequence[Word]) -> Iterator[dict[str, Any]]:
-    """A text in parts: its words with their weights, and what is between them."""
-    most = max((abs(word.weight) for word in words), default=0) or 1
-    place = 0
-    for word in (word for word in words if word.name == name):
-        yield {"text": text[place : word.start]}
-        yield {"text": text[word.start : word.end], "weight": word.weight, "share": 0.7 * abs(word.weight) / most}
-        place = word.end
-    yield {"text": text[place:]}
+    write_text(path, page.render(model=model, rows=rows, most=SHOWN))

@@ -14,7 +14,6 @@ from huggingface_hub.utils import get_session
 
 from ..files import open_folder, write_text
 
-PAGE = Path(__file__).with_name("web")
 # Archive, its hash as npm writes it, and the files that the page needs. Licences: MIT and Apache-2.0.
 RUNTIME = (
     (
@@ -32,8 +31,8 @@ RUNTIME = (
 
 def fetch_runtime() -> list[Path]:
     """
-    The JavaScript files. They are downloaded once, 26 MB, and kept in the folder `assets` of the Hub's cache. Another
-    registry than npm's is read from the variable `NPM_CONFIG_REGISTRY`, as npm does.
+    The JavaScript files. They are downloaded once, 26 MB, from the npm registry or that of `NPM_CONFIG_REGISTRY`, and
+    kept in the folder `assets` of the Hub's cache.
 
     Raises:
         OSError: The registry cannot be reached.
@@ -42,18 +41,15 @@ def fetch_runtime() -> list[Path]:
     registry = os.environ.get("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org").rstrip("/")
     files = []
     for archive, expected, names in RUNTIME:
-        folder = cached_assets_path("wave-network", "web", archive)
+        folder, url = cached_assets_path("wave-network", "web", archive), f"{registry}/{archive}"
         if not any(folder.iterdir()):
-            url = f"{registry}/{archive}"
             try:
-                response = get_session().get(url, timeout=60)
-                response.raise_for_status()
+                content = get_session().get(url, timeout=60).raise_for_status().content
             except Exception as error:  # httpx has two names, and no common type with what the Hub raises offline
                 raise OSError(f"`format` web needs {url} once, which cannot be had: {error}") from error
-            found = base64.b64encode(hashlib.sha512(response.content).digest()).decode()
-            if found != expected:
+            if base64.b64encode(hashlib.sha512(content).digest()).decode() != expected:
                 raise ValueError(f"{url} is not the file that `format` web needs: its sha512 must be {expected}.")
-            with tarfile.open(fileobj=io.BytesIO(response.content)) as tar, open_folder(folder, overwrite=True) as new:
+            with tarfile.open(fileobj=io.BytesIO(content)) as tar, open_folder(folder, overwrite=True) as new:
                 for name in names:
                     tar.extract(f"package/{name}", new, filter="data")
         files += [folder / "package" / name for name in names]
@@ -65,5 +61,5 @@ def write_page(folder: Path, title: str) -> None:
     (folder / "vendor").mkdir()
     for file in fetch_runtime():
         shutil.copyfile(file, folder / "vendor" / file.name)
-    for file in PAGE.iterdir():
+    for file in Path(__file__).with_name("web").iterdir():
         write_text(folder / file.name, file.read_text(encoding="utf-8").replace("TITLE", html.escape(title)))

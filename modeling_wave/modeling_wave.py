@@ -177,10 +177,11 @@ class WaveModel(WavePreTrainedModel):
             For packed texts: the batch is one row of texts laid end to end without padding, and text `n` stands from
             `cu_seq_lens[n]` to `cu_seq_lens[n + 1]`. Instead of an `attention_mask`.
         pooling (`str`, *optional*):
-            `"mean"`, `"max"` or `"cls"` (the first token): one vector for each text in `pooler_output`. A document that
-            is read in chunks has no `last_hidden_state` then, which would need the memory of the whole. `"segments"`:
-            the two texts of a pair, by `token_type_ids`, are read as texts of their own, each first one before its
-            second, and the vector, 4 times as wide, has both means and how they compare.
+            `"mean"`, `"max"`, `"cls"` (the first token) or `"opening"` (the mean of all tokens and that of the first
+            three, twice as wide): one vector for each text in `pooler_output`. A document that is read in chunks has no
+            `last_hidden_state` then, which would need the memory of the whole. `"segments"`: the two texts of a pair,
+            by `token_type_ids`, are read as texts of their own, each first one before its second, and the vector, 4
+            times as wide, has both means and how they compare.
         """
         check_pooling(pooling)
         if kwargs.get("cu_seq_lens_q") is not None:

@@ -70,8 +70,8 @@ def test_texts_of_the_command_line_and_of_standard_input(
         (["there.csv", "--file", "there.csv"], "must be given, got --file 'there.csv'"),
         (["goal", "--keep", "id"], "--keep (['id']) is for a file of texts"),
         (["goal", "--top_k", "4"], "--top_k must be 1 to the number of labels, 3, got 4"),
-        (["goal", "--output", "x.doc"], "--output must end in one of .csv"),
-        (["goal", "--output", "x.html"], "--output must end in one of .csv"),
+        (["goal", "--output", "x.doc"], "--output must be a file that ends in .csv"),
+        (["goal", "--output", "x.html"], "--output must be a file that ends in .csv"),
         (["goal", "--abstain", "2"], "--abstain"),
         (["-", "--encoding", "klingon"], "klingon"),
         (["-"], "Standard input must be in --encoding (utf-8)"),
@@ -104,7 +104,9 @@ def test_a_model_of_pairs_takes_two_texts(
     assert model.predict(pairs[0]) == model.predict(pairs)[0]
     with pytest.raises(ValueError, match="`texts` must be pairs of strings, got 'goal' in place 0"):
         model.predict(["goal"])
-    assert "The model reads pairs: two texts, got ['goal']" in refuse(["predict", str(pairs_run), "goal"], capsys)
+    assert "The model reads pairs: two texts, in a line with a tab between them, got ['goal']" in refuse(
+        ["predict", str(pairs_run), "goal"], capsys
+    )
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"goal match\tbank\norbit\trocket\n")))
     predict(pairs_run, "-")
     assert capsys.readouterr().out.splitlines() == lines
@@ -123,7 +125,6 @@ def test_a_model_of_pairs_takes_two_texts(
 READERS = {
     ".csv": lambda path: pd.read_csv(path, keep_default_na=False),
     ".tsv": lambda path: pd.read_csv(path, sep="\t", keep_default_na=False),
-    ".json": pd.read_json,
     ".jsonl": lambda path: pd.read_json(path, lines=True),
     ".parquet": pd.read_parquet,
 }
@@ -235,8 +236,6 @@ def test_the_words_are_in_the_output_and_on_a_page(
     assert "out.html' exists" in refuse(
         ["predict", str(run), str(file), "--explain", "--output", str(tmp_path / "out.csv")], capsys
     )
-    predict(run, "goal match", "--explain", "--output", tmp_path / "alone.html")
-    assert "goal match" in Page((tmp_path / "alone.html").read_text()).text
     capsys.readouterr()
     predict(run, "goal match", "--explain")
     assert "goal" in capsys.readouterr().out.splitlines()[1]
@@ -288,7 +287,7 @@ def test_evaluate_several_labels_and_numbers(
     value = save_model(tmp_path / "value", AutoTokenizer.from_pretrained(run), ["stars"], problem_type="regression")
     rows = [{"text": text, "label": wave_network.load(value, device="cpu").predict(text)} for text in TEXTS]
     main(["evaluate", str(value), str(write_csv(tmp_path / "in.csv", rows))])
-    assert "spearman 1, pearson 1" in capsys.readouterr().out
+    assert "Spearman 1, Pearson 1" in capsys.readouterr().out
 
 
 # Python

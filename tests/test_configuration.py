@@ -20,7 +20,7 @@ CHOICES = {
     "magnitude": ("l2", "rms"),
     "restore": ("linear", "magnitude"),
     "position_embedding_type": ("sinusoidal", "absolute", "none"),
-    "classifier_pooling": ("mean", "cls", "max", "segments"),
+    "classifier_pooling": ("mean", "cls", "max", "opening", "segments"),
 }
 
 # What configurations of transformers carry, now or in older checkpoints, and what its loaders pass on.

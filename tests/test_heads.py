@@ -123,7 +123,7 @@ def test_packed_answers_give_the_loss_of_padded_ones():
     torch.testing.assert_close(padded, packed, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max", "cls"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls", "opening"])
 @torch.no_grad()
 def test_a_choice_has_the_same_score_however_it_is_padded(pooling):
     model = build(WaveForMultipleChoice, classifier_pooling=pooling).double()

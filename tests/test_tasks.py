@@ -193,7 +193,7 @@ def test_answers_are_left_out_below_the_probability_that_validation_chose():
     assert list(tune_abstain(*draw(20, 1.0, 0.95), None)) == ["0.8", "0.9"]  # few rows prove no more
     assert tune_abstain(logits, labels, 2.0)["0.9"] == pytest.approx(1 / (1 + (0.05 / 0.95) ** 0.5), abs=1e-6)
     logits = np.stack([sure[0][0], unsure[0][0]])
-    rows = classify_module.make_rows(0, logits, ["a", "b"], "single_label_classification", least=0.95)
+    rows = classify_module.Answers({"id2label": {"0": "a", "1": "b"}}).make_rows(logits, least=0.95)
     assert [row[1] for row in rows] == ["a", None]
 
 

@@ -238,10 +238,11 @@ class ModelArguments:
     restore: Literal["linear", "magnitude"] = field(
         default="linear", metadata={"help": "How waves become real again: a linear map of both parts, or |Z|."}
     )
-    classifier_pooling: Literal["mean", "cls", "max", "segments"] | None = field(
+    classifier_pooling: Literal["mean", "cls", "max", "opening", "segments"] | None = field(
         default=None,
         metadata={
-            "help": "How the classifier reads the tokens. Default: mean; of pairs segments, which compares both."
+            "help": "How the classifier reads the tokens. Default: mean; from an encoder also opening, the first ones "
+            "apart, if better on rows held out; of pairs segments, which compares both."
         },
     )
     position_embedding_type: Literal["sinusoidal", "absolute", "none"] = field(
