@@ -167,7 +167,10 @@ def index_labels(labels: Labels, declared: list[str] | None, task: str) -> list[
         are_numbers = all(map(INTEGER.fullmatch, found)) and not found <= set(declared or ())
         numbers = {label: int(Decimal(label)) for label in found} if are_numbers else {}
         known = dict(enumerate(declared or ()))
-        named[split] = {**dict(zip(found, found, strict=True)), **{label: known.get(n, str(n)) for label, n in numbers.items()}}
+        named[split] = {
+            **dict(zip(found, found, strict=True)),
+            **{label: known.get(n, str(n)) for label, n in numbers.items()},
+        }
     trained = set(named["train"].values())
     names = declared or sorted(trained, key=int if all(map(INTEGER.fullmatch, trained)) else str)
     allowed = [name for name in names if name in trained]
