@@ -54,10 +54,15 @@ class TextData:
     numbers: dict[str, Sequence[int]]
 
     @property
+    def splits(self) -> dict[str, Dataset]:
+        """Those that there are, by name."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
+
+    @property
     def found(self) -> str:
         """What was read, in one line."""
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        sizes = ", ".join(f"{len(split):,} {name}" for name, split in splits.items() if split is not None)
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         labels = self.label_column if isinstance(self.label_column, str) else ", ".join(self.label_column)
         names = len(self.label_names)
         kind = {"single": f"{names:,} classes", "multi": f"any of {names:,}", "number": "a number"}[self.task]

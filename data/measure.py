@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, log_softmax, softmax
@@ -22,18 +23,9 @@ METRICS = {
     "multi": ("micro_f1", "macro_f1", "subset_accuracy"),
     "number": ("spearman", "pearson", "mse", "mae"),
 }
-# How they are called for a person; the first ones are shares.
-TITLES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "subset_accuracy": "all labels right",
-    "spearman": "Spearman",
-    "pearson": "Pearson",
-    "mse": "MSE",
-    "mae": "MAE",
-}
-SHARES = tuple(TITLES)[:4]
+# How they are called for a person: shares, and other numbers.
+SHARES = {"accuracy": "accuracy", "macro_f1": "macro F1", "micro_f1": "micro F1", "subset_accuracy": "all labels right"}
+TITLES = {**SHARES, "spearman": "Spearman", "pearson": "Pearson", "mse": "MSE", "mae": "MAE"}
 # What a classifier is compared with.
 BASELINES = {
     "single": {"tfidf": "TF-IDF, logistic regression", "majority": "always the largest class"},
@@ -43,8 +35,7 @@ BASELINES = {
 # How transformers calls each task in `problem_type`.
 PROBLEMS = {"single": "single_label_classification", "multi": "multi_label_classification", "number": "regression"}
 BINS = 15  # as Guo et al. have them
-# Where a temperature is looked for. At an end there is no minimum: the rows ask for ever more, or less, certainty.
-COLDEST, HOTTEST = 0.01, 100.0
+COLDEST, HOTTEST = 0.01, 100.0  # where a temperature is looked for
 
 
 def compute_metrics(prediction: EvalPrediction, task: str = "single") -> dict[str, float]:
@@ -82,11 +73,10 @@ def measure(
         `accuracy_high`) and `confusion`, the counts with a row for each true class. Of "single" and "multi" `per_class`
         (`precision`, `recall`, `f1`, `support` of each name). Macro F1 is over the classes that occur.
     """
-    values, truth = np.asarray(logits), np.asarray(labels)
-    if task == "number":
-        return {"rows": len(truth), **measure_number(values, truth)}
-    indices = list(range(len(label_names)))
+    values, truth, indices = np.asarray(logits), np.asarray(labels), range(len(label_names))
     found: dict[str, Any] = {"rows": len(truth)}
+    if task == "number":
+        return found | measure_number(values, truth)
     if task == "single":
         predicted = values.argmax(-1)
         found |= measure_single(predicted, truth)
@@ -97,11 +87,8 @@ def measure(
         predicted, truth = decide(values, thresholds), truth > 0
         found |= measure_multi(predicted, truth)
     scores = precision_recall_fscore_support(truth, predicted, labels=indices, average=None, zero_division=0)
-    found["per_class"] = {
-        name: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "support": int(support)}
-        for name, precision, recall, f1, support in zip(label_names, *scores, strict=True)
-    }
-    return found
+    table = dict(zip(("precision", "recall", "f1", "support"), scores, strict=True))
+    return found | {"per_class": pd.DataFrame(table, label_names).to_dict("index")}
 
 
 def decide(logits_NK: NDArray, thresholds: Sequence[float] | None = None) -> NDArray:
@@ -128,13 +115,12 @@ def measure_multi(predicted_NK: NDArray, labels_NK: NDArray) -> dict[str, float]
 def measure_number(values: NDArray, labels_N: NDArray) -> dict[str, float]:
     """Correlations of ranks and of values, 0 where all are the same, and errors."""
     values_N, labels_N = (np.asarray(each, np.float64).reshape(-1) for each in (values, labels_N))
-    errors_N = values_N - labels_N
     has_spread = len(labels_N) > 1 and np.ptp(values_N) > 0 and np.ptp(labels_N) > 0
     return {
         "spearman": float(spearmanr(values_N, labels_N).statistic) if has_spread else 0.0,
         "pearson": float(pearsonr(values_N, labels_N).statistic) if has_spread else 0.0,
-        "mse": float(np.square(errors_N).mean()),
-        "mae": float(np.abs(errors_N).mean()),
+        "mse": float(np.square(values_N - labels_N).mean()),
+        "mae": float(np.abs(values_N - labels_N).mean()),
     }
 
 
@@ -152,20 +138,14 @@ def describe_calibration(logits_NK: NDArray, labels_N: NDArray) -> dict[str, Any
     confidence_N, right_N = p_NK.max(axis=-1), p_NK.argmax(axis=-1) == labels_N
     edges = np.linspace(0, 1, BINS + 1)
     places_N = np.digitize(confidence_N, edges[1:-1], right=True)
-    bins: list[dict[str, Any]] = []
-    for place in range(BINS):
-        inside_N = places_N == place
-        means = (confidence_N[inside_N].mean(), right_N[inside_N].mean()) if inside_N.any() else (None, None)
-        numbers = (edges[place], edges[place + 1], *means)
-        low, high, confidence, accuracy = (None if number is None else float(number) for number in numbers)
-        count = int(inside_N.sum())
-        bins.append({"low": low, "high": high, "count": count, "confidence": confidence, "accuracy": accuracy})
-    errors = [each["count"] * abs(each["accuracy"] - each["confidence"]) for each in bins if each["count"]]
+    counts, confidences, hits = (np.bincount(places_N, each, BINS) for each in (None, confidence_N, right_N))
+    table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "count": counts})
+    table = table.assign(confidence=confidences / table["count"], accuracy=hits / table["count"]).astype(object)
     return {
-        "ece": sum(errors) / len(labels_N),
+        "ece": float(np.abs(hits - confidences).sum() / len(labels_N)),
         "nll": negative_log_likelihood(logits_NK, labels_N),
         "brier": float(np.square(p_NK - np.eye(p_NK.shape[1])[labels_N]).sum(axis=-1).mean()),
-        "bins": bins,
+        "bins": table.where(table.notna(), None).to_dict("records"),
     }
 
 
@@ -197,16 +177,11 @@ def fit_temperature(logits_NK: NDArray, labels_N: NDArray) -> tuple[float, float
 
 def calibrate(splits: Mapping[str, tuple[NDArray, NDArray]], fit: bool) -> dict[str, Any] | None:
     """
-    How calibrated a model is and, with `fit`, the temperature of its "validation" split.
+    What `describe_calibration` says of each split: its logits (N, K), of a model of temperature 1, and labels (N,).
 
-    Args:
-        splits: By name, the logits (N, K) of a model of temperature 1, and the labels (N,).
-        fit: Whether to fit a temperature.
-
-    Returns:
-        What `describe_calibration` says of each split; `temperature`, None if none is fitted, or none fits. If there is
-        one, `temperature_error` is its standard error, the figures of a split are those with it, and those without it
-        are in `before`. None if the logits are not all finite.
+    With `fit` also the `temperature` of the "validation" split, None if none fits, and its standard error,
+    `temperature_error`. The figures of a split are then those with it, and those without it are in `before`. None if
+    the logits are not all finite.
     """
     if not all(np.isfinite(logits_NK).all() for logits_NK, _ in splits.values()):
         print("The logits are not finite: their calibration is not measured.", file=sys.stderr)

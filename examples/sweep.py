@@ -8,8 +8,9 @@ import optuna
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from wave_network.data.measure import compute_metrics
-from wave_network.training.finetune import encode, get_model, get_tokenizer, read_data
+from wave_network.training.finetune import encode, read_data
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
+from wave_network.training.start import get_model, get_tokenizer
 from wave_network.training.subwords import add_subwords, resolve_subwords
 from wave_network.training.trainer import WaveTrainer
 

@@ -1,4 +1,4 @@
-"""Makes the English encoder that ships with the package: `python -m research.english --teacher T --corpora FOLDER`.
+"""Makes the English encoder that ships with the package: `python -m research.english --teacher T U --corpora FOLDER`.
 
 It reads general text alone, under open terms or in the public domain: none of a labelled set that a document reports
 on. The same command goes on with a run that was stopped.
@@ -29,14 +29,15 @@ TEXTS = {
 }
 TERMS = """
 ## Terms
-The weights are under Apache-2.0. Some of the texts are under share-alike terms, which are those of the texts: the
-weights hold one vector for each of 20,000 pieces of words and a single layer, from which no passage can be read.
+The weights are under Apache-2.0, as those of the teachers are. Some of the texts are under share-alike terms, which are
+those of the texts: the weights hold one vector for each of 20,000 pieces of words and a single layer, from which no
+passage can be read.
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", required=True, help="folder or name of a sentence encoder")
+    parser.add_argument("--teacher", nargs="+", required=True, help="folders or names of sentence encoders")
     parser.add_argument("--corpora", type=Path, required=True, help="folder with the files of TEXTS")
     parser.add_argument("--work_dir", default="runs/english", help="where stages are kept")
     parser.add_argument("--max_passages", type=int, default=153_600)

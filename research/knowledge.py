@@ -211,7 +211,7 @@ def measure(
 
 def run(arguments: argparse.Namespace, name: str, seed: int, draws: list[int]) -> None:
     form = FORMS[name]
-    key = {"form": name, "passages": arguments.passages, "seed": seed}
+    key = {"form": name, "passages": arguments.passages, "seed": seed, "teachers": len(arguments.teacher)}
     folder = arguments.work / "students" / "-".join(map(str, key.values())).replace(", ", "_").replace(" ", "_")
     lines = read_lines(RESULTS)
 
@@ -257,7 +257,7 @@ def run(arguments: argparse.Namespace, name: str, seed: int, draws: list[int]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--teacher", nargs="+", required=True)
     parser.add_argument("--corpora", type=Path, required=True, help="folder with the texts of `research.english`")
     parser.add_argument("--data", type=Path, required=True, help="folder of the labelled sets")
     parser.add_argument("--work", type=Path, required=True, help="folder for what is kept, such as teacher's vectors")

@@ -14,7 +14,7 @@ import pytest
 from small_runs import INTERRUPTED, WORDS, finetune_small, make_rows, read_metrics, refuse, small_words, write_csv
 
 from wave_network import cli
-from wave_network.training import finetune
+from wave_network.training import start
 from wave_network.training.results import describe_results
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
 
@@ -208,7 +208,7 @@ def test_the_sweep_goes_on_and_names_the_best(
     pytest.importorskip("optuna")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [""])
-    monkeypatch.setattr(finetune, "MAX_LENGTH", 32)
+    monkeypatch.setattr(start, "MAX_LENGTH", 32)
     for _ in range(2):
         run_example("sweep.py", str(data_folder), "1")
     command = capsys.readouterr().out.splitlines()[-1].split()

@@ -130,7 +130,7 @@ finetune a.csv --unlabelled t.csv | --unlabelled
 finetune a.csv --output_dir a.csv | a.csv
 finetune a.csv --output_dir a.csv/x | cannot be written
 finetune a.csv --output_dir cut | --output_dir 'cut' has ended
-finetune a.csv --resume_from_checkpoint absent | --resume_from_checkpoint 'absent' is no complete checkpoint
+finetune a.csv --resume_from_checkpoint absent | --resume_from_checkpoint must be last, got 'absent'
 predict RUN | --file
 predict RUN --file absent.csv | absent.csv
 predict RUN --file binary.csv | binary.csv

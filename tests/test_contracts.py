@@ -50,7 +50,6 @@ PRIVATE = {
     "_get_eval_sampler": "before transformers 5.16 each process has its own order of texts by length",
     "_get_output_dir": "where a checkpoint goes, which has the averaged weights beside it",
     "_get_train_sampler": "an order of texts by length that is the same after resuming",
-    "_load_from_checkpoint": "a run that had stopped early is finished by its best checkpoint",
     "_save_checkpoint": "a checkpoint holds the averaged weights",
 }
 # Names that their documentation tells authors of models, modules and arguments to define.

@@ -10,8 +10,6 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from small_runs import WORDS, finetune_small, make_rows, read_metrics, refuse, small_words, write_csv
 from transformers import (
     AutoModelForSequenceClassification,
@@ -148,6 +146,24 @@ def test_two_rows_a_class_are_enough(english: Path, tmp_path: Path, counts: dict
     assert metrics["results"]["validation"]["rows"] >= len(few) / 2
 
 
+@pytest.mark.parametrize(("telling", "pooling"), [(slice(0, 2), "opening"), (slice(4, 20), "mean")])
+def test_a_classifier_reads_the_first_words_apart_where_they_tell(
+    english: Path, tmp_path: Path, capsys: Any, telling: slice, pooling: str
+):
+    chooser, rows = random.Random(0), []
+    for row in range(60):
+        label = ("sport", "money")[row % 2]
+        words = chooser.choices([*WORDS["sport"], *WORDS["money"]], k=20)
+        words[telling] = chooser.choices(WORDS[label], k=len(words[telling]))
+        rows.append({"text": " ".join(words), "label": label})
+    data = write_csv(tmp_path / "rows.csv", rows)
+    run = finetune_small(data, tmp_path / "run", **OURS | SHORT)
+    assert AutoModelForSequenceClassification.from_pretrained(run).config.classifier_pooling == pooling
+    assert ("--classifier_pooling opening" in capsys.readouterr().out) == (pooling == "opening")
+    run = finetune_small(data, tmp_path / "given", **OURS | SHORT, classifier_pooling="max")
+    assert AutoModelForSequenceClassification.from_pretrained(run).config.classifier_pooling == "max"
+
+
 def test_what_is_given_is_kept(english: Path, rows: Path, tmp_path: Path):
     given = {
         "learning_rate": 0.002,
@@ -175,16 +191,19 @@ def test_a_run_that_was_stopped_goes_on(english: Path, rows: Path, tmp_path: Pat
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_a_probe_is_the_regression_on_standardised_vectors(classes: int):
+@pytest.mark.parametrize(("classes", "parts"), [(2, 1), (3, 1), (3, 2)])
+def test_a_probe_is_the_regression_on_vectors_whose_parts_weigh_the_same(classes: int, parts: int):
     chooser = np.random.default_rng(0)
     labels = np.arange(60) % classes
     vectors = 5 + chooser.normal(size=(60, 8)) * 3 + labels[:, None]
-    probe = Probe(vectors, labels, classes + 1, 0.1, False)
-    fitted = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(vectors, labels)
+    vectors[:, :4] *= 10
+    probe = Probe(vectors, labels, 3.0, classes + 1, parts=parts)
+    centred = np.split(vectors - vectors.mean(0), parts, axis=1)
+    scaled = np.concatenate([part / np.sqrt(parts * (part**2).sum(1).mean()) for part in centred], axis=1)
+    fitted = LogisticRegression(C=3, max_iter=1000).fit(scaled, labels)
     logits = probe(vectors)
     found = np.exp(logits[:, :classes]) / np.exp(logits[:, :classes]).sum(1, keepdims=True)
-    np.testing.assert_allclose(found, fitted.predict_proba(vectors), atol=1e-4)
+    np.testing.assert_allclose(found, fitted.predict_proba(scaled), atol=1e-4)
     assert (logits.argmax(1) < classes).all()  # a class without rows is never found
     model = WaveForSequenceClassification(WaveConfig(vocab_size=9, hidden_size=8, num_labels=classes + 1))
     probe.put_into(model)

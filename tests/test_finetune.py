@@ -30,8 +30,9 @@ from transformers import (
 
 from wave_network import WaveForSequenceClassification
 from wave_network.data.load import load_text_data
-from wave_network.training.finetune import finetune, get_model
+from wave_network.training.finetune import finetune
 from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
+from wave_network.training.start import get_model
 
 RUN_FILES = {"config.json", "metrics.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
 LAST = {"resume_from_checkpoint": "last"}
@@ -163,11 +164,6 @@ def test_a_run_interrupted_before_its_first_checkpoint_starts_again(run: Path, d
     assert distance(run, parted) == 0
 
 
-def test_a_copy_goes_on_from_a_checkpoint_that_is_named(run: Path, data_folder: Path, tmp_path: Path):
-    settings = {"subword_buckets": None, "resume_from_checkpoint": run / "checkpoint-42"}
-    assert distance(run, finetune_small(data_folder, tmp_path / "copy", **settings)) == 0
-
-
 def test_what_cannot_go_on_is_refused_and_stays_as_it_is(
     run: Path, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -188,7 +184,12 @@ def test_what_cannot_go_on_is_refused_and_stays_as_it_is(
         (data_folder, parted, LAST | {"hidden_size": 32}, "--hidden_size (32) must be what it was"),
         (tmp_path / "other", parted, LAST, "`name` ('other') must be what it was"),
         (data_folder, bare, LAST | {"save_only_model": True}, "has no state of the optimizer"),
-        (data_folder, tmp_path / "new", {"resume_from_checkpoint": "/nowhere"}, "'/nowhere' is no complete checkpoint"),
+        (
+            data_folder,
+            tmp_path / "new",
+            {"resume_from_checkpoint": "/nowhere"},
+            "--resume_from_checkpoint must be last",
+        ),
     ):
         assert message in refuse(small_words(dataset, output, **settings), capsys)
     assert {folder: snapshot(folder) for folder in before} == before
@@ -248,30 +249,18 @@ def test_a_run_starts_from_a_model_with_other_labels(run: Path, tmp_path: Path, 
         assert message in refuse(small_words(data, tmp_path / "other", model=run, **settings), capsys)
 
 
-def test_models_and_losses_of_ones_own_are_used_and_recorded(data_folder: Path, tmp_path: Path):
-    calls = []
-
+def test_a_model_of_ones_own_is_trained_and_recorded(data_folder: Path, tmp_path: Path):
     def make_own(arguments: ModelArguments, tokenizer: Any, names: list[str]) -> WaveForSequenceClassification:
-        calls.append(names)
+        assert names == ["money", "space", "sport"]
         return get_model(arguments, tokenizer, names)
 
-    def no_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        calls.append(labels)
-        return outputs.logits.sum() * 0
-
-    settings = {name: value for name, value in SMALL.items() if name in RunArguments.__dataclass_fields__}
-    model = {name: value for name, value in SMALL.items() if name in ModelArguments.__dataclass_fields__}
+    settings, model = (
+        {name: value for name, value in SMALL.items() if name in kind.__dataclass_fields__}
+        for kind in (RunArguments, ModelArguments)
+    )
     arguments = RunArguments(str(tmp_path / "run"), **settings | {"num_train_epochs": 1})
-    data = DataArguments(str(data_folder))
-    finetune(data, ModelArguments(**model), arguments, make_model=make_own, compute_loss_func=no_loss)
-    recorded = read_metrics(tmp_path / "run")["settings"]
-    assert "make_own" in recorded["model"]
-    assert "no_loss" in recorded["loss"]
-    assert calls[0] == ["money", "space", "sport"]
-    assert len(calls) > 14
-    arguments = RunArguments(str(tmp_path / "other"), class_weights="balanced", use_cpu=True)
-    with pytest.raises(ValueError, match=r"`class_weights` .'balanced'. does not go with a `compute_loss_func`"):
-        finetune(data, ModelArguments(), arguments, compute_loss_func=no_loss)
+    finetune(DataArguments(str(data_folder)), ModelArguments(**model), arguments, make_own)
+    assert "make_own" in read_metrics(tmp_path / "run")["settings"]["make_model"]
 
 
 def test_a_model_of_another_family_is_trained(

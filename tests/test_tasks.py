@@ -18,9 +18,9 @@ from wave_network.inference import classify as classify_module
 from wave_network.inference.classify import resolve_abstain
 from wave_network.inference.export import ExportArguments, export_model
 from wave_network.training.decisions import describe_abstain, tune_abstain, tune_thresholds
-from wave_network.training.finetune import get_model
-from wave_network.training.numbers import Scale
+from wave_network.training.finetune import Scale
 from wave_network.training.settings import ModelArguments
+from wave_network.training.start import get_model
 
 
 def make_rows(count: int, seed: int) -> list[dict[str, str]]:

@@ -4,14 +4,19 @@ What a majority guess and TF-IDF with logistic regression reach on the rows that
 N rows, K labels.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from scipy.special import logit
 from sklearn.compose import make_column_transformer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
 
 from ..data.load import TextData
 from ..data.measure import measure
@@ -29,7 +34,6 @@ WORD = rf"[{ALONE}]|[^\s{MARKS}{ALONE}]+|\S"
 # longer than the training.
 MOST_WORK, WORK_OF_WORDS = 200_000_000, 16
 MOST_CHARACTERS = 20_000  # that it reads of a text
-CHUNK = 10_000  # rows that are predicted at once
 
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 Predict = Callable[[Dataset], np.ndarray]
@@ -49,18 +53,17 @@ def measure_baselines(data: TextData, folds: Folds | None, is_balanced: bool, se
         frequent class, set of labels or the mean, and of "tfidf". Its `trained_rows` is the number of rows that it has
         learned from.
     """
-    splits = {"validation": data.validation} | ({} if data.test is None else {"test": data.test})
+    splits = {name: rows for name, rows in data.splits.items() if name != "train"}
     few, kind = draw_rows(data.train, len(data.label_names), seed), (data.task, len(data.label_names), is_balanced)
     found: dict[str, dict[str, Any]] = {split: {} for split in splits}
     for name, fit, rows in (("majority", fit_majority, data.train), ("tfidf", fit_tfidf, few)):
-        predict = fit(rows, *kind) if folds is None or data.test is not None else None
-        thresholds = None
+        fit_once, thresholds = cache(partial(fit, rows, *kind)), None
         for split, measured in splits.items():
             if split == "validation" and folds is not None:
                 parts = [fit(data.train.select(train), *kind)(data.train.select(held)) for train, held in folds]
                 logits = np.concatenate(parts)
             else:
-                logits = cast(Predict, predict)(measured)
+                logits = fit_once()(measured)
             if data.task == "multi" and split == "validation":
                 thresholds = tune_thresholds(logits, np.asarray(measured["label"]))
             found[split][name] = measure(data.task, logits, measured["label"], data.label_names, thresholds)
@@ -71,19 +74,15 @@ def measure_baselines(data: TextData, folds: Folds | None, is_balanced: bool, se
 
 def draw_rows(rows: Dataset, labels: int, seed: int) -> Dataset:
     """As many rows as TF-IDF can learn from in a bounded time."""
-    lengths = [np.minimum([*map(len, rows[name])], MOST_CHARACTERS) for name in name_texts(rows)]
+    lengths_N = read_texts(rows).map(len).sum(axis=1).to_numpy()
     order_N = np.random.default_rng(seed).permutation(len(rows))
-    is_in_N = np.cumsum(np.sum(lengths, axis=0)[order_N]) * (WORK_OF_WORDS + labels) <= MOST_WORK
+    is_in_N = np.cumsum(lengths_N[order_N]) * (WORK_OF_WORDS + labels) <= MOST_WORK
     return rows if is_in_N.all() else rows.select(np.sort(order_N[: max(1, is_in_N.sum())]))
 
 
-def name_texts(rows: Dataset) -> list[str]:
-    return [name for name in ("text", "text_pair") if name in rows.column_names]
-
-
-def read_texts(rows: Dataset) -> np.ndarray:
-    """The texts, or pairs of them, (N, 1) or (N, 2)."""
-    return np.array([[text[:MOST_CHARACTERS] for text in rows[name]] for name in name_texts(rows)], dtype=object).T
+def read_texts(rows: Dataset) -> Any:
+    """The texts, a data frame with a column for each of a pair."""
+    return rows.remove_columns("label").to_pandas().map(lambda text: text[:MOST_CHARACTERS])
 
 
 def fit_majority(rows: Dataset, task: str, labels: int, is_balanced: bool) -> Predict:
@@ -103,29 +102,18 @@ def fit_tfidf(rows: Dataset, task: str, labels: int, is_balanced: bool) -> Predi
     Words and pairs of neighbouring words by sublinear TF-IDF, of each of two texts by itself; a logistic regression for
     each label, or ridge regression.
     """
-    texts = read_texts(rows)
-    used = [place for place in range(texts.shape[1]) if any(map(str.strip, texts[:, place]))]
+    texts, targets = read_texts(rows), np.asarray(rows["label"])
+    used = [name for name in texts if texts[name].str.strip().any()]
     settings = {"token_pattern": WORD, "ngram_range": (1, 2), "sublinear_tf": True, "dtype": np.float32}
-    words = make_column_transformer(*((TfidfVectorizer(**settings), place) for place in used))
-    features, targets = words.fit_transform(texts), np.asarray(rows["label"])
+    words = make_column_transformer(*((TfidfVectorizer(**settings), name) for name in used))
     if task == "number":
-        predict = Ridge().fit(features, targets).predict
-    else:
-        flags_NK = targets > 0 if task == "multi" else targets[:, None] == np.arange(labels)
-        weight, bias = np.zeros((labels, features.shape[1]), np.float32), np.zeros(labels, np.float32)
-        for label, flags_N in enumerate(flags_NK.T):
-            if flags_N.all() or not flags_N.any():
-                bias[label] = 100.0 if flags_N.all() else -100.0
-                continue
-            classifier = LogisticRegression(C=10, solver="liblinear", class_weight="balanced" if is_balanced else None)
-            classifier.fit(features, flags_N)
-            weight[label], bias[label] = classifier.coef_[0], classifier.intercept_[0]
-
-        def predict(others: Any) -> np.ndarray:
-            return others @ weight.T + bias
-
-    def predict_rows(others: Dataset) -> np.ndarray:
-        parts = [others.select(range(start, min(start + CHUNK, len(others)))) for start in range(0, len(others), CHUNK)]
-        return np.concatenate([np.asarray(predict(words.transform(read_texts(part)))) for part in parts])
-
-    return predict_rows
+        ridge = make_pipeline(words, Ridge()).fit(texts, targets)
+        return lambda others: ridge.predict(read_texts(others))
+    flags_NK = targets > 0 if task == "multi" else targets[:, None] == np.arange(labels)
+    each = LogisticRegression(C=10, solver="liblinear", class_weight="balanced" if is_balanced else None)
+    model = make_pipeline(words, OneVsRestClassifier(each))
+    with warnings.catch_warnings():  # of labels that no row or every row has
+        warnings.simplefilter("ignore", UserWarning)
+        model.fit(texts, flags_NK.astype(int))
+    # Of one label there are two columns.
+    return lambda others: logit(model.predict_proba(read_texts(others))[:, -labels:].clip(1e-9, 1 - 1e-9))

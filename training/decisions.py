@@ -36,9 +36,8 @@ def find_threshold(p_N: NDArray, labels_N: NDArray, other: float) -> float:
     p_N, right_N = p_N[order_N], labels_N[order_N]
     f1_N = 2 * right_N.cumsum() / (np.arange(1, len(p_N) + 1) + right_N.sum())
     f1_N[:-1][p_N[:-1] == p_N[1:]] = 0  # no threshold is between these
-    last = int(f1_N.argmax())
+    last, rows = int(f1_N.argmax()), int(right_N.sum())
     best = (p_N[last] + np.append(p_N, 0)[last + 1]) / 2
-    rows = int(right_N.sum())
     return round(float((rows * best + ROWS * other) / (rows + ROWS)), 6)
 
 
@@ -51,14 +50,9 @@ def tune_abstain(logits_NK: NDArray, labels_N: NDArray, temperature: float | Non
     order_N = np.argsort(-p_N, kind="stable")
     p_N, right_N = p_N[order_N], right_N[order_N].cumsum()
     ends = np.flatnonzero(np.append(p_N[:-1] > p_N[1:], True))
-    intervals = [binomtest(int(right_N[end]), int(end) + 1).proportion_ci(CONFIDENCE, "wilson") for end in ends]
-    lows = np.array([interval.low for interval in intervals])
-    found = {}
-    for wanted in PRECISIONS:
-        if (lows >= wanted).any():
-            end = ends[np.flatnonzero(lows >= wanted)[-1]]
-            found[f"{wanted:g}"] = float(p_N[end]) if end < len(p_N) - 1 else 0.0
-    return found
+    lows = np.array([binomtest(right_N[end], end + 1).proportion_ci(CONFIDENCE, "wilson").low for end in ends])
+    reached = {f"{wanted:g}": ends[lows >= wanted][-1] for wanted in PRECISIONS if (lows >= wanted).any()}
+    return {wanted: float(p_N[end]) if end < len(p_N) - 1 else 0.0 for wanted, end in reached.items()}
 
 
 def describe_abstain(
@@ -66,13 +60,12 @@ def describe_abstain(
 ) -> list[dict[str, Any]]:
     """What the thresholds of `tune_abstain` do on some rows: `coverage` is the share of rows that are answered."""
     p_N, right_N = read_answers(logits_NK, labels_N, temperature)
-    lines = []
+    lines: list[dict[str, Any]] = []
     for wanted, threshold in found.items():
-        is_answered_N = p_N >= threshold
-        rows = int(is_answered_N.sum())
-        precision = float(right_N[is_answered_N].mean()) if rows else None
-        line: dict[str, Any] = {"precision_wanted": float(wanted), "threshold": threshold, "coverage": rows / len(p_N)}
-        lines.append(line | {"precision": precision, "rows": rows})
+        answered = right_N[p_N >= threshold]
+        precision = float(answered.mean()) if len(answered) else None
+        line = {"precision_wanted": float(wanted), "threshold": threshold, "coverage": len(answered) / len(p_N)}
+        lines.append(line | {"precision": precision, "rows": len(answered)})
     return lines
 
 

@@ -1,7 +1,7 @@
-"""`wave-network distil`: a Wave Network learns the sentence vectors of another encoder, its teacher.
+"""`wave-network distil`: a Wave Network learns the sentence vectors of other encoders, its teachers.
 
 Each stage is kept in a work folder under a hash of what decides it, so that a stopped run goes on: passages, tokenizer,
-tokens, the teacher's vectors of single tokens, its vectors of the passages, training.
+tokens, the teachers' vectors of single tokens, their vectors of the passages, training.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from datasets import Dataset, load_from_disk
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy, normalize, pad
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
@@ -47,8 +47,9 @@ from .trainer import find_last
 
 # Passages in a file of vectors.
 SHARD = 4096
-# The standard deviation of a new table. Training is far worse from one of unit variance.
-TABLE_SCALE = 0.3
+# The standard deviation of a new table: training is far worse from one of unit variance. A token that is the share p of
+# all tokens is shortened by r / (r + p), as it says little (Arora et al., 2017, "A simple but tough-to-beat baseline").
+TABLE_SCALE, RARE = 0.3, 1e-3
 # Of a teacher: other files than safetensors may hold code.
 SAFE = {"use_safetensors": True}
 # Settings that do not change what is learned.
@@ -59,8 +60,8 @@ INDECISIVE = ("output_dir", "work_dir", "licenses", "save_dtype", "disable_tqdm"
 class DistilArguments:
     """What a Wave Network learns from whom."""
 
-    teacher: str = field(
-        metadata={"help": "Sentence encoder (folder, name), or a Parquet file (columns text, vector)."}
+    teacher: list[str] = field(
+        metadata={"help": "Sentence encoders (folder, name), or a Parquet file (columns text, vector)."}
     )
     output_dir: str = field(metadata={"help": "Folder for the encoder."})
     texts: list[str] = field(default_factory=list, metadata={"help": "Files with texts; FILE:0.1 is a tenth of one."})
@@ -100,6 +101,7 @@ class DistilArguments:
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
 
     def __post_init__(self) -> None:
+        self.teacher = [self.teacher] if isinstance(self.teacher, str) else self.teacher
         self.fields: dict[str, Any] = (
             json.loads(self.model_config) if isinstance(self.model_config, str) else self.model_config or {}
         )
@@ -114,9 +116,12 @@ class DistilArguments:
         self.make_config()
         if bool(self.texts) == self.has_vectors:
             raise ValueError(f"`texts` go with a teacher, and not with a Parquet file of vectors; got {self.texts}.")
+        if self.has_vectors and len(self.teacher) > 1:
+            raise ValueError(f"`teacher` must be encoders, or one Parquet file alone; got {self.teacher}.")
         if self.licenses and len(self.licenses) != len(self.texts):
             raise ValueError(f"`licenses` must be one for each of {len(self.texts)} files, got {len(self.licenses)}.")
-        check_source("teacher", self.teacher, [".parquet"])
+        for each in self.teacher:
+            check_source("teacher", each, [".parquet"])
         check_source("tokenizer", self.tokenizer)
 
     def make_config(self, **settings: Any) -> WaveConfig:
@@ -135,16 +140,19 @@ class DistilArguments:
     @property
     def has_vectors(self) -> bool:
         """Whether the teacher is a file of vectors."""
-        return self.teacher.endswith(".parquet")
+        return any(each.endswith(".parquet") for each in self.teacher)
 
 
 class Student(nn.Module):
-    """A Wave Network and a linear map from the mean of its tokens to the teacher's vectors."""
+    """
+    A Wave Network, and a linear map from the mean of a text's tokens to where the teachers point. With the map, a token
+    may hold what the teachers do not say; a classifier learns more from it.
+    """
 
-    def __init__(self, wave: WaveModel, size: int, contrast: float, temperature: float):
+    def __init__(self, wave: WaveModel, contrast: float, temperature: float):
         super().__init__()
         self.wave = wave
-        self.project = nn.Linear(wave.config.hidden_size, size)
+        self.project = nn.Linear(wave.config.hidden_size, wave.config.hidden_size)
         self.contrast, self.temperature = contrast, temperature
 
     def forward(
@@ -152,35 +160,48 @@ class Student(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """
         The loss (1 - cos) / 2 + `contrast` * InfoNCE (van den Oord et al., 2018, arXiv 1807.03748, eq. 4) of B texts,
-        and their vectors of length 1, (B, T), against those of the teacher, (B, T).
+        and their vectors of length 1, (B, D), against those of the teachers, (B, D).
         """
         pooled_BD = self.wave(input_ids, attention_mask, pooling="mean").pooler_output
-        found_BT = normalize(self.project(pooled_BD), dim=-1)
-        loss = (1 - (found_BT * vectors).sum(-1).mean()) / 2
+        found_BD = normalize(self.project(pooled_BD), dim=-1)
+        loss = (1 - (found_BD * vectors).sum(-1).mean()) / 2
         own = torch.arange(len(vectors), device=vectors.device)
-        loss = loss + self.contrast * cross_entropy(found_BT @ vectors.T / self.temperature, own)
-        return {"loss": loss, "found": found_BT}
+        loss = loss + self.contrast * cross_entropy(found_BD @ vectors.T / self.temperature, own)
+        return {"loss": loss, "found": found_BD}
 
 
 class Vectors:
-    """The teacher's vectors in their files, read where they are needed; minus their mean, of length 1."""
+    """
+    What N passages are to get, read where it is needed: the teachers' vectors side by side, each minus its mean and of
+    length 1, in the D directions in which they differ most (of fewer, the rest are 0), of length 1.
+    """
 
-    def __init__(self, folder: Path, count: int):
-        self.shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))]
-        self.size = self.shards[0].shape[1]
-        total, left = np.zeros(self.size), count
-        for shard in self.shards[: math.ceil(count / SHARD)]:
-            total, left = total + shard[:left].sum(0, dtype=np.float64), left - len(shard)
-        self.mean = (total / count).astype(np.float32)
+    def __init__(self, folders: list[Path], count: int, size: int):
+        self.shards = [[np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))] for folder in folders]
+        self.means = [np.zeros(shards[0].shape[1], np.float32) for shards in self.shards]
+        starts = range(0, count, SHARD)
+        for shards, mean in zip(self.shards, self.means, strict=True):
+            sums = [shards[start // SHARD][: count - start].sum(0, dtype=np.float64) for start in starts]
+            mean += sum(sums) / count
+        parts = (self.join(range(start, min(start + SHARD, count))) for start in starts)
+        values, directions = torch.linalg.eigh(sum((part.T @ part for part in parts), torch.zeros(())))
+        self.directions = pad(directions.flip(1)[:, :size], (0, max(0, size - len(directions))))
+        self.kept = (values.flip(0)[:size].sum() / values.sum()).item()
+
+    def join(self, rows: Sequence[int]) -> torch.Tensor:
+        parts = []
+        for shards, mean in zip(self.shards, self.means, strict=True):
+            found = np.stack([shards[row // SHARD][row % SHARD] for row in rows]).astype(np.float32)
+            parts.append(normalize(torch.from_numpy(found - mean), dim=-1))
+        return torch.cat(parts, dim=-1)
 
     def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
-        found = np.stack([self.shards[row // SHARD][row % SHARD] for row in rows]).astype(np.float32)
-        return normalize(torch.from_numpy(found - self.mean), dim=-1)
+        return normalize(self.join(rows) @ self.directions, dim=-1)
 
 
 def distil(arguments: DistilArguments, make_model: Callable[[WaveConfig], WaveModel] = WaveModel) -> Path:
     """
-    Trains an encoder on the vectors of a teacher. It leaves a folder that `AutoModel`, `SentenceTransformer`,
+    Trains an encoder on the vectors of its teachers. It leaves a folder that `AutoModel`, `SentenceTransformer`,
     `finetune --model` and `export` read: model, tokenizer, modules.json, metrics.json and a card. The same call goes on
     with a run that was stopped.
 
@@ -196,17 +217,19 @@ def distil(arguments: DistilArguments, make_model: Callable[[WaveConfig], WaveMo
     refuse_existing(target / "config.json")
     stages = Stages(arguments)
     tokenizer = stages.get_tokenizer()
-    table = None if stages.teacher is None else stages.get_table(tokenizer)
-    vectors = Vectors(stages.get_vectors(), stages.count)
+    tokens = stages.get_tokens(tokenizer)
+    table = None if arguments.has_vectors else stages.get_table(tokenizer, tokens)
+    vectors = Vectors(stages.get_vectors(), stages.count, arguments.hidden_size)
     torch.manual_seed(arguments.seed)
     config = arguments.make_config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
-    student = Student(make_model(config), vectors.size, arguments.contrast, arguments.temperature)
+    student = Student(make_model(config), arguments.contrast, arguments.temperature)
     if table is not None:
         student.wave.embeddings.word_embeddings.weight.data.copy_(table)
     decisive = {name: value for name, value in vars(arguments).items() if name not in INDECISIVE}
-    folder = target / "work" / stages.name("training", decisive).name
-    metrics = train(arguments, student, stages.get_tokens(tokenizer), vectors, folder)
-    metrics |= {"passages": stages.count, "teacher_sha256": stages.weights, **describe_run()}
+    folder = target / "work" / stages.name("training", stages.weights, decisive).name
+    metrics = train(arguments, student, tokens, vectors, folder)
+    metrics |= {"kept": round(vectors.kept, 4), "passages": stages.count, "teachers": stages.weights}
+    metrics |= describe_run()
     save(arguments, student.wave, tokenizer, metrics)
     shutil.rmtree(folder)  # checkpoints, which are large; the other stages may serve again
     return target
@@ -218,9 +241,9 @@ class Stages:
     def __init__(self, arguments: DistilArguments):
         self.arguments = arguments
         self.work = Path(arguments.work_dir or Path(arguments.output_dir, "work"))
-        self.teacher, weights = fetch_teacher(arguments)
-        self.weights = {path.name: hashlib.sha256(np.memmap(path, np.uint8, "r").data).hexdigest() for path in weights}
-        files = [split_share(each) for each in arguments.texts] or [(arguments.teacher, 1.0)]
+        self.teachers = [fetch_teacher(each, arguments) for each in arguments.teacher]
+        self.weights = [row for _, rows in self.teachers for row in rows]
+        files = [split_share(each) for each in arguments.texts] or [(arguments.teacher[0], 1.0)]
         stamps = [[str(Path(path).resolve()), share, os.stat(path).st_mtime_ns] for path, share in files]
         self.texts = [stamps, arguments.min_words, arguments.max_words, arguments.seed]
         self.work.mkdir(parents=True, exist_ok=True)
@@ -230,7 +253,7 @@ class Stages:
             raise ValueError(f"`held_out` ({arguments.held_out}) must be less than the {self.count} passages.")
 
     def name(self, stage: str, *decided_by: Any) -> Path:
-        settings = json.dumps([self.texts, self.weights, *decided_by], sort_keys=True)
+        settings = json.dumps([self.texts, *decided_by], sort_keys=True)
         return self.work / f"{stage}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
     def get_passages(self) -> Dataset:
@@ -239,9 +262,9 @@ class Stages:
         if not folder.exists():
             with open_folder(folder) as unfinished:
                 if arguments.has_vectors:
-                    rows = Dataset.from_parquet(arguments.teacher, cache_dir=str(unfinished / "cache"))
+                    rows = Dataset.from_parquet(arguments.teacher[0], cache_dir=str(unfinished / "cache"))
                     if not {"text", "vector"} <= set(rows.column_names):
-                        raise ValueError(f"{arguments.teacher!r} must have the columns `text` and `vector`.")
+                        raise ValueError(f"{arguments.teacher[0]!r} must have the columns `text` and `vector`.")
                     rows = rows.select_columns(["text", "vector"]).shuffle(seed=arguments.seed)
                 else:
                     passages = list(dict.fromkeys(cut_passages(arguments)))
@@ -276,41 +299,55 @@ class Stages:
             cut, True, batched=True, remove_columns=self.passages.column_names, cache_file_name=f"{file}.arrow"
         )
 
-    def get_table(self, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-        """The teacher's vector of each token alone, minus their mean, in the D directions in which they differ most."""
-        size, pooling = self.arguments.hidden_size, self.arguments.teacher_pooling
-        file = self.name(
-            "table", pooling, self.arguments.teacher_dtype, size, tokenizer.backend_tokenizer.to_str()
-        ).with_suffix(".npy")
+    def get_table(self, tokenizer: PreTrainedTokenizerBase, tokens: Dataset) -> torch.Tensor:
+        """
+        The teachers' vectors of each token alone, side by side, in the D directions in which they differ most; those of
+        frequent tokens are shorter.
+        """
+        size, arguments = self.arguments.hidden_size, self.arguments
+        spelling = tokenizer.backend_tokenizer.to_str()
+        decided_by = [self.weights, arguments.teacher_pooling, arguments.teacher_dtype, size, spelling]
+        file = self.name("table", *decided_by).with_suffix(".npy")
         if not file.exists():
             words = [word for word, _ in spell(tokenizer) or ()] or [
                 str(tokenizer.decode([index], skip_special_tokens=True)).strip() for index in range(len(tokenizer))
             ]
             known = [index for index, word in enumerate(words) if word]
-            bar = not self.arguments.disable_tqdm
-            vectors = self.teacher.encode([words[index] for index in known], batch_size=64, show_progress_bar=bar)
-            vectors = torch.from_numpy(np.asarray(vectors, np.float32))
-            vectors = vectors - vectors.mean(0)
+            parts = []
+            for encoder, _ in self.teachers:
+                asked = [words[index] for index in known]
+                found = encoder.encode(asked, batch_size=64, show_progress_bar=not arguments.disable_tqdm)
+                part = torch.from_numpy(np.asarray(found, np.float32))
+                part = part - part.mean(0)
+                parts.append(part / part.std())
+            vectors = torch.cat(parts, dim=-1)
             vectors = vectors @ torch.linalg.eigh(vectors.T @ vectors).eigenvectors.flip(1)[:, :size]
             table = torch.zeros(len(tokenizer), size)
-            table[known, : vectors.shape[1]] = vectors * (TABLE_SCALE / vectors.std())
+            table[known, : vectors.shape[1]] = vectors
             with open_whole(file, "wb") as opened:
                 np.save(opened, table.numpy())
-        return torch.from_numpy(np.load(file))
+        counts = np.ones(len(tokenizer))
+        for rows in tokens.iter(10_000):
+            counts += np.bincount(np.concatenate(rows["input_ids"]), minlength=len(tokenizer))
+        shares = torch.from_numpy(counts / counts.sum()).float()
+        table = torch.from_numpy(np.load(file)) * (RARE / (RARE + shares))[:, None]
+        return table * (TABLE_SCALE / table.std())
 
-    def get_vectors(self) -> Path:
-        """The teacher's vectors of the passages, in files of `SHARD` rows of fp16."""
-        folder = self.name("vectors", self.arguments.teacher_pooling, self.arguments.teacher_dtype)
-        folder.mkdir(exist_ok=True)
-        bar = tqdm(range(0, self.count, SHARD), "Teacher's vectors", disable=self.arguments.disable_tqdm)
-        for start in bar:
-            file = folder / f"{start // SHARD:05d}.npy"
-            if not file.exists():
-                rows = self.passages[start : start + SHARD]
-                vectors = rows["vector"] if self.teacher is None else self.teacher.encode(rows["text"], batch_size=16)
-                with open_whole(file, "wb") as opened:
-                    np.save(opened, np.asarray(vectors, np.float16))
-        return folder
+    def get_vectors(self) -> list[Path]:
+        """For each teacher a folder with its vectors of the passages, in files of `SHARD` rows of fp16."""
+        arguments, folders = self.arguments, []
+        for encoder, weights in self.teachers:
+            folders.append(self.name("vectors", weights, arguments.teacher_pooling, arguments.teacher_dtype))
+            folders[-1].mkdir(exist_ok=True)
+            bar = f"Vectors of {weights[0]['teacher']}"
+            for start in tqdm(range(0, self.count, SHARD), bar, disable=arguments.disable_tqdm):
+                file = folders[-1] / f"{start // SHARD:05d}.npy"
+                if not file.exists():
+                    rows = self.passages[start : start + SHARD]
+                    vectors = rows["vector"] if encoder is None else encoder.encode(rows["text"], batch_size=16)
+                    with open_whole(file, "wb") as opened:
+                        np.save(opened, np.asarray(vectors, np.float16))
+        return folders
 
 
 def cut_passages(arguments: DistilArguments) -> Iterator[str]:
@@ -340,27 +377,33 @@ def split_share(name: str) -> tuple[str, float]:
     raise ValueError(f"`texts` must be FILE or FILE:SHARE, with a share above 0 and up to 1, got {name!r}.")
 
 
-def fetch_teacher(arguments: DistilArguments) -> tuple[Any, list[Path]]:
-    """The teacher, or None for a file of vectors, and the files that hold what it knows."""
-    name, pooling = arguments.teacher, arguments.teacher_pooling
-    if arguments.has_vectors:
-        return None, [Path(name)]
-    try:
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.base.modules import Transformer
-        from sentence_transformers.sentence_transformer.modules import Pooling
-    except ImportError as error:
-        raise ImportError(
-            f"A teacher needs sentence-transformers: pip install sentence-transformers ({error})"
-        ) from error
-    folder = name if Path(name).is_dir() else snapshot_download(name, ignore_patterns=["onnx/*", "openvino/*", "*.h5"])
-    weights = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".safetensors", ".bin"))
-    settings = {**SAFE, "dtype": arguments.teacher_dtype}
-    if pooling is None:
-        return SentenceTransformer(folder, model_kwargs=settings), weights
-    transformer = Transformer(folder, model_kwargs=settings)
-    modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)]
-    return SentenceTransformer(modules=modules), weights
+def fetch_teacher(name: str, arguments: DistilArguments) -> tuple[Any, list[dict[str, str]]]:
+    """A teacher, or None for a file of vectors, and a row with the sha256 of each file that holds what it knows."""
+    encoder, files = None, [Path(name)]
+    if not arguments.has_vectors:
+        try:
+            from sentence_transformers import SentenceTransformer
+            from sentence_transformers.base.modules import Transformer
+            from sentence_transformers.sentence_transformer.modules import Pooling
+        except ImportError as error:
+            raise ImportError(
+                f"A teacher needs sentence-transformers: pip install sentence-transformers ({error})"
+            ) from error
+        unused = ["onnx/*", "openvino/*", "*.h5"]
+        folder = name if Path(name).is_dir() else snapshot_download(name, ignore_patterns=unused)
+        files = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".safetensors", ".bin"))
+        settings = {**SAFE, "dtype": arguments.teacher_dtype}
+        if arguments.teacher_pooling is None:
+            encoder = SentenceTransformer(folder, model_kwargs=settings)
+        else:
+            transformer = Transformer(folder, model_kwargs=settings)
+            pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=arguments.teacher_pooling)
+            encoder = SentenceTransformer(modules=[transformer, pooling])
+    if not files:
+        raise FileNotFoundError(f"`teacher` has no weights (*.safetensors, *.bin): {name!r}.")
+    hashes = {path.name: hashlib.sha256(np.memmap(path, np.uint8, "r").data).hexdigest() for path in files}
+    shown = Path(name).absolute().name if Path(name).exists() else name
+    return encoder, [{"teacher": shown, "file": file, "sha256": value} for file, value in hashes.items()]
 
 
 class DistilTrainer(Trainer):
@@ -474,16 +517,16 @@ def save(arguments: DistilArguments, wave: WaveModel, tokenizer: PreTrainedToken
 
 def describe(arguments: DistilArguments, wave: WaveModel, metrics: dict[str, Any]) -> str:
     """The card of an encoder."""
-    names = [split_share(each) for each in arguments.texts] or [(arguments.teacher, 1.0)]
+    names = [split_share(each) for each in arguments.texts] or [(arguments.teacher[0], 1.0)]
     terms = arguments.licenses or ["not stated"] * len(names)
     texts = [
         {"texts": Path(name).name, "share": f"{share:g}", "terms": each}
         for (name, share), each in zip(names, terms, strict=True)
     ]
-    hashes = [{"file": name, "sha256": value} for name, value in metrics["teacher_sha256"].items()]
-    teacher = Path(arguments.teacher).name if Path(arguments.teacher).exists() else arguments.teacher
-    said = vars(arguments) | metrics | {"teacher": teacher, "texts": write_table(texts), "hashes": write_table(hashes)}
-    return CARD.format(**said, parameters=f"{wave.num_parameters():,}", size=wave.config.hidden_size)
+    teacher = " and ".join(dict.fromkeys(row["teacher"] for row in metrics["teachers"]))
+    said = vars(arguments) | metrics | {"texts": write_table(texts), "hashes": write_table(metrics["teachers"])}
+    said |= {"teacher": teacher, "parameters": f"{wave.num_parameters():,}"}
+    return CARD.format(**said, size=wave.config.hidden_size)
 
 
 CARD = """---
@@ -495,9 +538,9 @@ tags: [wave-network, sentence-transformers]
 # A Wave Network that learned from {teacher}
 
 A [Wave Network](https://arxiv.org/abs/2411.02674) of {parameters} parameters. It gives a text the mean of its tokens,
-{size} numbers, and learned in {steps:,} steps to point where the vectors of its teacher do. On {held_out:,} passages
-that it did not learn from their cosine is {cosine}, and {found:.1%} of them lie nearest to the teacher's vector of the
-same passage.
+{size} numbers. In {steps:,} steps it learned to point, through a linear map that is not kept, where the vectors of its
+teachers do, reduced to as many numbers, which hold {kept:.1%} of their variance. On {held_out:,} passages that it did
+not learn from the cosine is {cosine}, and {found:.1%} of them lie nearest to what the teachers say of the same passage.
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -507,10 +550,8 @@ vectors = model.encode(["a text", "another"])
 ```
 
 ## What it read
-{passages:,} passages. What the teacher read before is on the teacher's card.
+{passages:,} passages. What a teacher read before is on the teacher's card.
 
 {texts}
-## Teacher
-{teacher}
-
+## Teachers
 {hashes}"""

@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ def write_mistakes(
     logits: Mapping[str, NDArray],
     temperature: float = 1.0,
     thresholds: Sequence[float] | None = None,
-) -> int:
+) -> None:
     """
     Writes the rows that are wrong, the most confident mistakes of all splits first, with the columns `split`, `row`
     (from 0, as `predict` counts, in what the split was read from), `text` and `text_pair`, `label`, `predicted` and
@@ -32,47 +31,41 @@ def write_mistakes(
         data: The splits.
         logits: (N, K) for "validation" and "test", if there is one, in the order of the rows.
         temperature, thresholds: Of the classifier.
-
-    Returns:
-        The number of mistakes.
     """
-    splits, found = {"validation": data.validation, "test": data.test}, []
+    found = []
+    names = [name for name in data.train.column_names if name != "label"]
     for split, values in logits.items():
-        rows = splits[split]
-        names = [name for name in ("text", "text_pair") if name in rows.column_names]
-        for index, *answer in find_wrong(data, values, np.asarray(rows["label"]), temperature, thresholds):
-            row = rows[index]
-            found.append([split, data.numbers[split][index], *map(row.get, names), *answer])
+        rows = data.splits[split]
+        for index, label, predicted, score in find_wrong(
+            data, values, np.asarray(rows["label"]), temperature, thresholds
+        ):
+            texts = (rows[index][name] for name in names)
+            found.append([split, data.numbers[split][index], *texts, label, predicted, score])
     found.sort(key=lambda row: -row[-1])
     with open_whole(path) as file:
         file.write("\ufeff")
-        writer = csv.writer(file)
         score = "error" if data.task == "number" else "probability"
-        writer.writerow(["split", "row", *names, "label", "predicted", score])
-        writer.writerows([*row, f"{score:.6g}"] for *row, score in found)
-    return len(found)
+        rows = ([*row, f"{score:.6g}"] for *row, score in found)
+        csv.writer(file).writerows([["split", "row", *names, "label", "predicted", score], *rows])
 
 
 def find_wrong(
     data: TextData, values: NDArray, labels: NDArray, temperature: float, thresholds: Sequence[float] | None
-) -> Iterator[tuple[int, Any, Any, float]]:
+) -> Iterator[tuple[int, str, str, float]]:
     """Of each row that is wrong its index, label and what was predicted, as words, and how wrong it is."""
+    names = np.array(data.label_names)
     if data.task == "number":
         values_N = values.reshape(-1)
         errors_N = np.abs(values_N - labels)
         for index in np.flatnonzero(errors_N > errors_N.mean()):
             yield int(index), f"{labels[index]:.6g}", f"{values_N[index]:.6g}", float(errors_N[index])
     elif data.task == "single":
-        predicted_N, p_NK = values.argmax(-1), softmax(values / temperature, axis=-1)
+        predicted_N, p_N = values.argmax(-1), softmax(values / temperature, axis=-1).max(-1)
         for index in np.flatnonzero(predicted_N != labels):
-            label, predicted = labels[index], predicted_N[index]
-            yield int(index), data.label_names[label], data.label_names[predicted], float(p_NK[index, predicted])
+            yield int(index), names[labels[index]], names[predicted_N[index]], float(p_N[index])
     else:
-        given_NK, true_NK = decide(values, thresholds), labels > 0
-        p_NK = np.where(given_NK, expit(values), 1 - expit(values)) * (given_NK != true_NK)
+        given_NK, true_NK, p_NK = decide(values, thresholds), labels > 0, expit(values)
+        wrong_NK = np.where(given_NK, p_NK, 1 - p_NK) * (given_NK != true_NK)
         for index in np.flatnonzero((given_NK != true_NK).any(-1)):
-            label, predicted = (
-                ";".join(data.label_names[place] for place in np.flatnonzero(each[index]))
-                for each in (true_NK, given_NK)
-            )
-            yield int(index), label, predicted, float(p_NK[index].max())
+            words = (";".join(names[each[index]]) for each in (true_NK, given_NK))
+            yield int(index), *words, float(wrong_NK[index].max())

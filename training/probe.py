@@ -14,7 +14,6 @@ import torch
 from datasets import Dataset
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, Trainer
@@ -24,8 +23,7 @@ from .settings import FEW, FROM_PROBE, RunArguments, set_quietly
 from .trainer import find_classifier
 
 # What logistic regression is tried with: the smaller, the more its weights are held down.
-STRENGTHS = (0.01, 0.03, 0.1)
-OF_PAIRS = (0.001, 0.003, 0.01)  # whose vectors have four times the dimensions
+STRENGTHS = (1.0, 3.0)
 # Parts of a cross-validation. From more rows than this on, not all parts are held out.
 FOLDS, FOLDED = 3, 1000
 
@@ -46,21 +44,25 @@ class Choice(NamedTuple):
 
 class Probe:
     """
-    Logistic regression on standardised vectors (N, D), one for each of several labels, or for numbers a ridge
-    regression, as the weight (K, D) and bias (K,) of a linear map on the vectors as they are.
+    Logistic regression on vectors (N, D), one for each of several labels, or for numbers a ridge regression, as the
+    weight (K, D) and bias (K,) of a linear map on the vectors as they are. Distances stay those of the encoder: the
+    vectors are centred, and each of their `parts` is divided by one number, so that its mean squared length is 1.
     """
 
     def __init__(
         self,
         vectors: np.ndarray,
         labels: np.ndarray,
-        classes: int,
         strength: float,
-        is_balanced: bool,
+        classes: int,
+        is_balanced: bool = False,
         task: str = "single",
+        parts: int = 1,
     ):
-        scaler = StandardScaler().fit(vectors)
-        scaled = scaler.transform(vectors)
+        mean = vectors.mean(0)
+        lengths = np.square(vectors - mean).mean(0).reshape(parts, -1).sum(1) ** 0.5
+        scale = np.repeat(np.where(lengths > 0, lengths, 1) * parts**0.5, vectors.shape[1] // parts)
+        scaled = (vectors - mean) / scale
         if task == "number":
             ridge = Ridge(1 / strength).fit(scaled, labels)
             weight, bias = ridge.coef_.reshape(1, -1), np.reshape(ridge.intercept_, 1)
@@ -69,8 +71,8 @@ class Probe:
             weight, bias = np.stack([each[1] - each[0] for each, _ in maps]), np.stack([z[1] - z[0] for _, z in maps])
         else:
             weight, bias = fit_classes(scaled, labels, classes, strength, is_balanced)
-        self.weight = weight / scaler.scale_
-        self.bias = bias - self.weight @ scaler.mean_
+        self.weight = weight / scale
+        self.bias = bias - self.weight @ mean
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         return vectors @ self.weight.T + self.bias
@@ -106,20 +108,20 @@ def fit_probe(
     folds: Folds,
     is_balanced: bool = False,
     task: str = "single",
-    strengths: Sequence[float] = STRENGTHS,
-) -> tuple[Probe, list[Probe], np.ndarray]:
+    parts: int = 1,
+) -> tuple[Probe, list[Probe], np.ndarray, float]:
     """
-    A probe of all rows, one without those that are held out for each fold, and the logits of these rows, (M, K). Their
-    loss chooses the strength.
+    A probe of all rows, one without those that are held out for each fold, the logits of these rows, (M, K), and their
+    loss, which chooses the strength.
     """
-    results = {}
-    for strength in strengths:
-        probes = [Probe(vectors[train], labels[train], classes, strength, is_balanced, task) for train, _ in folds]
-        logits = [probe(vectors[held]) for probe, (_, held) in zip(probes, folds, strict=True)]
-        results[strength] = probes, np.concatenate(logits)
+    settings, results = (classes, is_balanced, task, parts), []
     held = np.concatenate([held for _, held in folds])
-    strength = min(strengths, key=lambda each: measure_loss(task, results[each][1], labels[held]))
-    return Probe(vectors, labels, classes, strength, is_balanced, task), *results[strength]
+    for strength in STRENGTHS:
+        probes = [Probe(vectors[train], labels[train], strength, *settings) for train, _ in folds]
+        logits = np.concatenate([probe(vectors[held]) for probe, (_, held) in zip(probes, folds, strict=True)])
+        results.append((measure_loss(task, logits, labels[held]), strength, probes, logits))
+    loss, strength, probes, logits = min(results, key=lambda result: result[:2])
+    return Probe(vectors, labels, strength, *settings), probes, logits, loss
 
 
 def measure_loss(task: str, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -163,12 +165,8 @@ def choose(
         may_stay: Whether the probe may be kept as it is.
     """
     labels, vectors = np.asarray(encoded["labels"]), embed(model, encoded, arguments, make_trainer)
-    classes, is_balanced = cast(int, model.config.num_labels), arguments.class_weights == "balanced"
-    with warnings.catch_warnings():  # of few rows a class, which are what it is for
-        warnings.simplefilter("ignore", UserWarning)
-        folds = cut_folds(stratify(task, labels), texts, arguments.seed)
-        strengths = OF_PAIRS if compares_pairs(model) else STRENGTHS
-        probe, probes, logits = fit_probe(vectors, labels, classes, folds, is_balanced, task, strengths)
+    folds = cut_folds(stratify(task, labels), texts, arguments.seed)
+    probe, probes, logits, _ = fit_model_probe(model, encoded, vectors, folds, arguments, task)
     small, parts = shrink(model, encoded), []
     bar = tqdm([*zip(probes, folds, strict=True)], "Cross-validation", disable=arguments.disable_tqdm, leave=False)
     for start, (train, held) in bar:
@@ -182,7 +180,7 @@ def choose(
     rows, tuned = np.concatenate([held for _, held in folds]), np.concatenate(parts)
     gains = score_rows(task, logits, labels[rows]) - score_rows(task, tuned, labels[rows])
     is_alone = may_stay and bool(gains.mean() > gains.std() / len(gains) ** 0.5)
-    names = [str(index) for index in range(classes)]
+    names = [str(index) for index in range(cast(int, model.config.num_labels))]
     scores = {
         name: measure(task, each, labels[rows], names)[METRICS[task][0]]
         for name, each in (("probe", logits), ("fine-tuned", tuned))
@@ -203,13 +201,57 @@ def start_head(
     model: PreTrainedModel, encoded: Dataset, arguments: RunArguments, make_trainer: MakeTrainer, task: str
 ) -> None:
     """Puts a probe of at most `FEW` rows into the head of a model of pairs."""
-    few = encoded.shuffle(arguments.seed).select(range(min(FEW, len(encoded))))
-    labels, vectors = np.asarray(few["labels"]), embed(model, few, arguments, make_trainer)
-    folds = cut_folds(stratify(task, labels), range(len(labels)), arguments.seed)
-    is_balanced = arguments.class_weights == "balanced"
-    fit_probe(vectors, labels, cast(int, model.config.num_labels), folds, is_balanced, task, OF_PAIRS)[0].put_into(
-        model
-    )
+    few = take_few(encoded, arguments.seed)
+    folds = cut_folds(stratify(task, np.asarray(few["labels"])), range(len(few)), arguments.seed)
+    vectors = embed(model, few, arguments, make_trainer)
+    fit_model_probe(model, few, vectors, folds, arguments, task)[0].put_into(model)
+
+
+def choose_pooling(
+    model: PreTrainedModel,
+    encoded: Dataset,
+    texts: Dataset,
+    arguments: RunArguments,
+    make_trainer: MakeTrainer,
+    task: str,
+) -> str:
+    """
+    Has a classifier whose head is new read the first tokens beside the mean of all ("opening"), if a probe that does so
+    has the smaller loss on rows that are held out, of at most `FEW`. Returns the pooling.
+    """
+    few, texts = take_few(encoded, arguments.seed), take_few(texts, arguments.seed)
+    folds = cut_folds(stratify(task, np.asarray(few["labels"])), texts, arguments.seed)
+    set_pooling(model, "opening")
+    vectors = embed(model, few, arguments, make_trainer)
+    size = model.config.hidden_size  # the mean comes first
+    losses = {
+        pooling: fit_model_probe(model, few, part, folds, arguments, task)[-1]
+        for pooling, part in (("mean", vectors[:, :size]), ("opening", vectors))
+    }
+    best = min(losses, key=losses.__getitem__)
+    set_pooling(model, best)
+    return best
+
+
+def set_pooling(model: Any, pooling: str) -> None:
+    """Another way to read the tokens, with a new head."""
+    model.config.update({"classifier_pooling": pooling})
+    model.classifier = type(model)(model.config).classifier.to(model.device)
+
+
+def take_few(rows: Dataset, seed: int) -> Dataset:
+    return rows.shuffle(seed).select(range(min(FEW, len(rows))))
+
+
+def fit_model_probe(
+    model: PreTrainedModel, encoded: Dataset, vectors: np.ndarray, folds: Folds, arguments: RunArguments, task: str
+) -> tuple[Probe, list[Probe], np.ndarray, float]:
+    """`fit_probe` on what the head of a model reads."""
+    labels, classes = np.asarray(encoded["labels"]), cast(int, model.config.num_labels)
+    is_balanced, parts = arguments.class_weights == "balanced", vectors.shape[1] // model.config.hidden_size
+    with warnings.catch_warnings():  # of few rows a class, which are what it is for
+        warnings.simplefilter("ignore", UserWarning)
+        return fit_probe(vectors, labels, classes, folds, is_balanced, task, parts)
 
 
 def stratify(task: str, labels: np.ndarray) -> np.ndarray:

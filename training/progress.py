@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 from huggingface_hub.utils import enable_progress_bars
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import ProgressCallback
 from transformers.utils import logging as bars
 
 from ..data.measure import TITLES, show
@@ -19,44 +19,21 @@ from ..data.measure import TITLES, show
 CLASSIFIERS = ("classifier", "score")  # how transformers' classifiers of texts call the map to the logits
 
 
-class Progress(TrainerCallback):
-    """In place of Trainer's own callbacks, which print dicts. Without a terminal the lines are all that is shown."""
+class Progress(ProgressCallback):
+    """The bars of transformers, which here leave nothing behind, and a line for each epoch in place of a dict."""
 
-    def __init__(self) -> None:
-        self.bars: dict[str, tqdm] = {}
-        self.loss = ""
-        self.since = 0.0
-
-    def advance(self, name: str, args: Any, state: Any, total: int, done: int | None = None) -> None:
-        if name not in self.bars:
-            is_hidden = args.disable_tqdm or not state.is_world_process_zero
-            self.bars[name] = tqdm(total=total, desc=name, leave=False, disable=is_hidden, dynamic_ncols=True)
-        self.bars[name].update(1 if done is None else done - self.bars[name].n)
-
-    def close(self, name: str) -> None:
-        if name in self.bars:
-            self.bars.pop(name).close()
+    def open_bar(self, name: str, total: int, args: Any, state: Any) -> Any:
+        is_hidden = args.disable_tqdm or not state.is_world_process_zero
+        return tqdm(total=total, desc=name, leave=False, disable=is_hidden, dynamic_ncols=True)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.since = time.perf_counter()
-        self.advance("Training", args, state, state.max_steps, state.global_step)
+        self.training_bar = self.open_bar("Training", state.max_steps, args, state)
+        self.current_step, self.loss, self.since = 0, "", time.perf_counter()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.advance("Training", args, state, state.max_steps, state.global_step)
-
-    def on_prediction_step(
-        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
-    ) -> None:
-        self.advance("Measuring", args, state, len(eval_dataloader))
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.close("Measuring")
-
-    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        self.close("Measuring")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.close("Training")
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.prediction_bar is None:
+            self.prediction_bar = self.open_bar("Measuring", len(kwargs["eval_dataloader"]), args, state)
+        super().on_prediction_step(args, state, control, **kwargs)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Trainer logs the loss first, and then what it has validated, if it has."""
@@ -67,15 +44,14 @@ class Progress(TrainerCallback):
             return
         parts = [self.loss] if self.loss else []
         if is_validated:
-            found = {name: logs[f"eval_{name}"] for name in TITLES if f"eval_{name}" in logs}
-            validated = [f"{TITLES[name]} {show(name, value)}" for name, value in found.items()]
-            parts += [", ".join([f"validation loss {logs['eval_loss']:.4g}", *validated])]
+            found = [
+                f"{title} {show(name, logs[key])}" for name, title in TITLES.items() if (key := f"eval_{name}") in logs
+            ]
+            parts.append(", ".join([f"validation loss {logs['eval_loss']:.4g}", *found]))
         now = time.perf_counter()
+        epoch = f"Epoch {state.epoch:.4g} of {state.num_train_epochs}"
         with tqdm.external_write_mode():
-            print(
-                f"Epoch {state.epoch:.4g} of {state.num_train_epochs}: {', '.join(parts)} ({now - self.since:.1f} s)",
-                flush=True,
-            )
+            print(f"{epoch}: {', '.join(parts)} ({now - self.since:.1f} s)", flush=True)
         self.loss, self.since = "", now
 
 

@@ -301,7 +301,7 @@ class RunArguments(TrainingArguments):
     )
     resume_from_checkpoint: str | None = field(
         default=None,
-        metadata={"help": "Go on with a run: 'last' is the last checkpoint in --output_dir; or a checkpoint's folder."},
+        metadata={"help": "'last': go on with the run in --output_dir."},
     )
     mixup_alpha: float = field(
         default=0.0,

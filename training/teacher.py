@@ -169,7 +169,7 @@ def load_teacher(
     if not weights.exists():
         print(f"The teacher {name} is fine-tuned on {len(rows):,} rows.", flush=True)
         vectors, labels = embed(student, rows, arguments, make_trainer), np.asarray(rows["labels"])
-        Probe(vectors, labels, len(wanted), STRENGTHS[1], False).put_into(student)
+        Probe(vectors, labels, STRENGTHS[0], len(wanted)).put_into(student)
         settings: dict[str, Any] = {"learning_rate": RATE, "num_train_epochs": EPOCHS, "max_steps": -1}
         settings |= {"output_dir": str(folder), "save_strategy": "epoch", "save_total_limit": 1}
         settings |= {"per_device_train_batch_size": 16, "ema_decay": 0.0, "mixup_alpha": 0.0}
