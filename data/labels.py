@@ -162,15 +162,12 @@ def index_labels(labels: Labels, declared: list[str] | None, task: str) -> list[
             raise ValueError(f"The training rows must have two different numbers, got {labels['train'][:1]}.")
         return []
     named: dict[str, dict[str, str]] = {}  # of each split, the names that its labels stand for
+    known = dict(enumerate(declared or ()))
     for split, values in labels.items():
         found = set(chain.from_iterable(values) if task == "multi" else values)
-        are_numbers = all(map(INTEGER.fullmatch, found)) and not found <= set(declared or ())
-        numbers = {label: int(Decimal(label)) for label in found} if are_numbers else {}
-        known = dict(enumerate(declared or ()))
-        named[split] = {
-            **dict(zip(found, found, strict=True)),
-            **{label: known.get(n, str(n)) for label, n in numbers.items()},
-        }
+        named[split] = {label: label for label in found}
+        if all(map(INTEGER.fullmatch, found)) and not found <= set(declared or ()):
+            named[split] = {label: known.get(number := int(Decimal(label)), str(number)) for label in found}
     trained = set(named["train"].values())
     names = declared or sorted(trained, key=int if all(map(INTEGER.fullmatch, trained)) else str)
     allowed = [name for name in names if name in trained]
