@@ -1,4 +1,4 @@
-"""Makes the English encoder that ships with the package: `python -m research.english --teacher T --corpora FOLDER`.
+"""Makes the English encoder that ships with the package: `python -m research.english --teacher T U --corpora FOLDER`.
 
 It reads general text alone, under open terms or in the public domain: none of a labelled set that a document reports
 on. The same command goes on with a run that was stopped.
@@ -29,8 +29,9 @@ TEXTS = {
 }
 TERMS = """
 ## Terms
-The weights are under Apache-2.0. Some of the texts are under share-alike terms, which are those of the texts: the
-weights hold one vector for each of 20,000 pieces of words and a single layer, from which no passage can be read.
+The weights are under Apache-2.0, as those of the teachers are. Some of the texts are under share-alike terms, which are
+those of the texts: the weights hold one vector for each of 20,000 pieces of words and a single layer, from which no
+passage can be read.
 """
 
 

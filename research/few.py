@@ -136,11 +136,16 @@ def load_teacher(name: str) -> Any:
     return SentenceTransformer(name, device="cpu")
 
 
+@cache
+def ask_teacher(name: str, texts: tuple[str, ...], max_length: int) -> np.ndarray:
+    teacher = load_teacher(name)
+    teacher.max_seq_length = max_length
+    return teacher.encode(list(texts), batch_size=32, show_progress_bar=False)
+
+
 def run_teacher(cell: Cell, arguments: argparse.Namespace) -> dict[str, Any]:
     """The teacher's sentence vectors."""
-    teacher = load_teacher(arguments.teacher)
-    teacher.max_seq_length = cell.max_length
-    return probe(cell, lambda texts: teacher.encode(texts, batch_size=32, show_progress_bar=False))
+    return probe(cell, lambda texts: ask_teacher(arguments.teacher, tuple(texts), cell.max_length))
 
 
 @cache

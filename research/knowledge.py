@@ -211,7 +211,7 @@ def measure(
 
 def run(arguments: argparse.Namespace, name: str, seed: int, draws: list[int]) -> None:
     form = FORMS[name]
-    key = {"form": name, "passages": arguments.passages, "seed": seed}
+    key = {"form": name, "passages": arguments.passages, "seed": seed, "teachers": len(arguments.teacher)}
     folder = arguments.work / "students" / "-".join(map(str, key.values())).replace(", ", "_").replace(" ", "_")
     lines = read_lines(RESULTS)
 

@@ -266,10 +266,12 @@ def make_forms() -> str:
     """Forms of the encoder: how near they come to the teacher, and what each one's best learning rate brings."""
     lines = read_results(RESULTS / "knowledge.jsonl")
     rows = []
-    for form, passages in dict.fromkeys((line["form"], line["passages"]) for line in lines):
-        own = [line for line in lines if (line["form"], line["passages"]) == (form, passages)]
+    groups: dict[tuple[str, int, int], Rows] = {}
+    for line in lines:
+        groups.setdefault((line["form"], line.get("teachers", 1), line["passages"]), []).append(line)
+    for (form, teachers, passages), own in groups.items():
         cosines = [f"{line['cosine']:.3f}" for line in own if line["task"] == "distil"]
-        row = {"form": form, "passages": f"{passages:,}", "cosine": ", ".join(cosines)}
+        row = {"form": form, "teachers": str(teachers), "passages": f"{passages:,}", "cosine": ", ".join(cosines)}
         for count in (64, 1000):
             for task in ("ag", "sst2", "trec", "emotion"):
                 cells = [line for line in own if (line["task"], line.get("rows")) == (task, count)]

@@ -231,18 +231,25 @@ def test_first_tokens_and_means_of_a_plain_model(teacher, files, tmp_path):
         )
 
 
-def test_a_table_holds_what_the_teacher_has_for_each_token_alone(teacher, files, tmp_path):
+def test_a_table_holds_what_the_teacher_has_for_each_token_alone(teacher, files, tmp_path, monkeypatch):
     stages = room.Stages(set_up(teacher, files, tmp_path / "run", hidden_size=32))
     tokenizer = AutoTokenizer.from_pretrained(teacher)  # WordPiece: "##a" is asked for as "a"
-    table = stages.get_table(tokenizer)
+    tokens = stages.get_tokens(tokenizer)
+    shortened = stages.get_table(tokenizer, tokens)
+    monkeypatch.setattr(room, "RARE", 1e6)
+    table = stages.get_table(tokenizer, tokens)
     vocabulary = tokenizer.get_vocab()
     assert not table[: len(SPECIAL)].any()
-    assert torch.equal(table[vocabulary["a"]], table[vocabulary["##a"]])
-    words = ["cat", "dog", "b"]
-    expected = torch.from_numpy(stages.teachers[0][0].encode(words))
-    distances = torch.pdist(table[[vocabulary[word] for word in words]])
+    torch.testing.assert_close(table[vocabulary["a"]], table[vocabulary["##a"]])
+    words = [vocabulary[word] for word in ("cat", "dog", "b")]
+    expected = torch.from_numpy(stages.teachers[0][0].encode(["cat", "dog", "b"]))
+    distances = torch.pdist(table[words])
     torch.testing.assert_close(distances / distances.sum(), torch.pdist(expected) / torch.pdist(expected).sum())
-    assert table[len(SPECIAL) :].std().item() == pytest.approx(room.TABLE_SCALE)
+    assert table.std().item() == pytest.approx(room.TABLE_SCALE)
+    # A frequent word keeps its direction, and is shorter beside a rare one.
+    ratios = shortened[words].norm(dim=-1) / table[words].norm(dim=-1)
+    assert ratios[0] < ratios[2] / 2
+    torch.testing.assert_close(torch.cosine_similarity(shortened[words], table[words]), torch.ones(3))
 
 
 def test_a_parquet_file_of_texts_and_vectors_is_a_teacher(tmp_path):

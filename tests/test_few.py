@@ -146,6 +146,24 @@ def test_two_rows_a_class_are_enough(english: Path, tmp_path: Path, counts: dict
     assert metrics["results"]["validation"]["rows"] >= len(few) / 2
 
 
+@pytest.mark.parametrize(("telling", "pooling"), [(slice(0, 2), "opening"), (slice(4, 20), "mean")])
+def test_a_classifier_reads_the_first_words_apart_where_they_tell(
+    english: Path, tmp_path: Path, capsys: Any, telling: slice, pooling: str
+):
+    chooser, rows = random.Random(0), []
+    for row in range(60):
+        label = ("sport", "money")[row % 2]
+        words = chooser.choices([*WORDS["sport"], *WORDS["money"]], k=20)
+        words[telling] = chooser.choices(WORDS[label], k=len(words[telling]))
+        rows.append({"text": " ".join(words), "label": label})
+    data = write_csv(tmp_path / "rows.csv", rows)
+    run = finetune_small(data, tmp_path / "run", **OURS | SHORT)
+    assert AutoModelForSequenceClassification.from_pretrained(run).config.classifier_pooling == pooling
+    assert ("--classifier_pooling opening" in capsys.readouterr().out) == (pooling == "opening")
+    run = finetune_small(data, tmp_path / "given", **OURS | SHORT, classifier_pooling="max")
+    assert AutoModelForSequenceClassification.from_pretrained(run).config.classifier_pooling == "max"
+
+
 def test_what_is_given_is_kept(english: Path, rows: Path, tmp_path: Path):
     given = {
         "learning_rate": 0.002,

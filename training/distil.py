@@ -47,8 +47,9 @@ from .trainer import find_last
 
 # Passages in a file of vectors.
 SHARD = 4096
-# The standard deviation of a new table. Training is far worse from one of unit variance.
-TABLE_SCALE = 0.3
+# The standard deviation of a new table: training is far worse from one of unit variance. A token that is the share p of
+# all tokens is shortened by r / (r + p), as it says little (Arora et al., 2017, "A simple but tough-to-beat baseline").
+TABLE_SCALE, RARE = 0.3, 1e-3
 # Of a teacher: other files than safetensors may hold code.
 SAFE = {"use_safetensors": True}
 # Settings that do not change what is learned.
@@ -216,7 +217,8 @@ def distil(arguments: DistilArguments, make_model: Callable[[WaveConfig], WaveMo
     refuse_existing(target / "config.json")
     stages = Stages(arguments)
     tokenizer = stages.get_tokenizer()
-    table = None if arguments.has_vectors else stages.get_table(tokenizer)
+    tokens = stages.get_tokens(tokenizer)
+    table = None if arguments.has_vectors else stages.get_table(tokenizer, tokens)
     vectors = Vectors(stages.get_vectors(), stages.count, arguments.hidden_size)
     torch.manual_seed(arguments.seed)
     config = arguments.make_config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
@@ -225,7 +227,7 @@ def distil(arguments: DistilArguments, make_model: Callable[[WaveConfig], WaveMo
         student.wave.embeddings.word_embeddings.weight.data.copy_(table)
     decisive = {name: value for name, value in vars(arguments).items() if name not in INDECISIVE}
     folder = target / "work" / stages.name("training", stages.weights, decisive).name
-    metrics = train(arguments, student, stages.get_tokens(tokenizer), vectors, folder)
+    metrics = train(arguments, student, tokens, vectors, folder)
     metrics |= {"kept": round(vectors.kept, 4), "passages": stages.count, "teachers": stages.weights}
     metrics |= describe_run()
     save(arguments, student.wave, tokenizer, metrics)
@@ -297,8 +299,11 @@ class Stages:
             cut, True, batched=True, remove_columns=self.passages.column_names, cache_file_name=f"{file}.arrow"
         )
 
-    def get_table(self, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-        """The teachers' vectors of each token alone, side by side, in the D directions in which they differ most."""
+    def get_table(self, tokenizer: PreTrainedTokenizerBase, tokens: Dataset) -> torch.Tensor:
+        """
+        The teachers' vectors of each token alone, side by side, in the D directions in which they differ most; those of
+        frequent tokens are shorter.
+        """
         size, arguments = self.arguments.hidden_size, self.arguments
         spelling = tokenizer.backend_tokenizer.to_str()
         decided_by = [self.weights, arguments.teacher_pooling, arguments.teacher_dtype, size, spelling]
@@ -318,10 +323,15 @@ class Stages:
             vectors = torch.cat(parts, dim=-1)
             vectors = vectors @ torch.linalg.eigh(vectors.T @ vectors).eigenvectors.flip(1)[:, :size]
             table = torch.zeros(len(tokenizer), size)
-            table[known, : vectors.shape[1]] = vectors * (TABLE_SCALE / vectors.std())
+            table[known, : vectors.shape[1]] = vectors
             with open_whole(file, "wb") as opened:
                 np.save(opened, table.numpy())
-        return torch.from_numpy(np.load(file))
+        counts = np.ones(len(tokenizer))
+        for rows in tokens.iter(10_000):
+            counts += np.bincount(np.concatenate(rows["input_ids"]), minlength=len(tokenizer))
+        shares = torch.from_numpy(counts / counts.sum()).float()
+        table = torch.from_numpy(np.load(file)) * (RARE / (RARE + shares))[:, None]
+        return table * (TABLE_SCALE / table.std())
 
     def get_vectors(self) -> list[Path]:
         """For each teacher a folder with its vectors of the passages, in files of `SHARD` rows of fp16."""

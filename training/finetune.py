@@ -36,7 +36,7 @@ from .baselines import measure_baselines
 from .decisions import describe_abstain, tune_abstain, tune_thresholds
 from .mistakes import write_mistakes
 from .packing import DataCollatorWithPacking, takes_packed
-from .probe import Choice, choose, compares_pairs, goes_on_from_probe, start_head
+from .probe import Choice, choose, choose_pooling, compares_pairs, goes_on_from_probe, start_head
 from .progress import quiet
 from .record import count_parameters, describe_data, describe_settings, make_record
 from .results import advise
@@ -197,6 +197,10 @@ class Run:
             self.join_validation()
         if self.is_skewed:
             self.say(describe_skew(self.classes, data.label_names, arguments))
+        if is_one and model_arguments.classifier_pooling is None and not compares_pairs(model):
+            texts, task = self.data.train.remove_columns("label"), data.task
+            if choose_pooling(model, self.encoded["train"], texts, arguments, self.make_trainer, task) == "opening":
+                self.say("The classifier reads the first words apart, too: --classifier_pooling opening")
         rows = len(self.texts or self.data.train)
         if is_one and rows <= FEW and not self.texts:
             self.choose_by_probe()
