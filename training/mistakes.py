@@ -24,8 +24,8 @@ def write_mistakes(
     Writes the rows that are wrong, the most confident mistakes of all splits first, with the columns `split`, `row`
     (from 0, as `predict` counts, in what the split was read from), `text` and `text_pair`, `label`, `predicted` and
     `probability`, that of the wrong answer; of several labels, that of the wrongest one. Numbers have an `error` in
-    place of it, and those are listed that are further off than the mean. `logits` has those (N, K) of each split and its
-    labels.
+    place of it, and those are listed that are further off than the mean. `logits` has those (N, K) of each split, and
+    its labels.
     """
     found = []
     names = [name for name in data.train.column_names if name != "label"]
