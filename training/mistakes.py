@@ -36,9 +36,9 @@ def write_mistakes(
     found.sort(key=lambda row: -row[-1])
     with open_whole(path) as file:
         file.write("\ufeff")  # without it Excel reads UTF-8 as another encoding
-        score = "error" if data.task == "number" else "probability"
+        how_wrong = "error" if data.task == "number" else "probability"
         rows = ([*row, f"{score:.6g}"] for *row, score in found)
-        csv.writer(file).writerows([["split", "row", *names, "label", "predicted", score], *rows])
+        csv.writer(file).writerows([["split", "row", *names, "label", "predicted", how_wrong], *rows])
 
 
 def find_wrong(
@@ -59,5 +59,5 @@ def find_wrong(
         given_NK, true_NK, p_NK = decide(values, thresholds), labels > 0, expit(values)
         wrong_NK = np.where(given_NK, p_NK, 1 - p_NK) * (given_NK != true_NK)
         for index in np.flatnonzero((given_NK != true_NK).any(-1)):
-            words = (";".join(names[each[index]]) for each in (true_NK, given_NK))
-            yield int(index), *words, float(wrong_NK[index].max())
+            label, predicted = (";".join(names[each[index]]) for each in (true_NK, given_NK))
+            yield int(index), label, predicted, float(wrong_NK[index].max())
