@@ -212,13 +212,6 @@ def test_a_precision_that_was_not_reached_is_refused(config: dict[str, Any], mes
     assert resolve_abstain({"classifier_abstain": {"0.95": 0.7}}, 0.95) == 0.7
 
 
-def test_a_scale_is_folded_into_the_classifier():
-    scale, classifier = Scale.find([1000.0, 3000.0]), torch.nn.Linear(4, 1)
-    vectors = torch.randn(5, 4)
-    expected = scale.undo(classifier(vectors).detach())
-    scale.fold_into(classifier)
-    np.testing.assert_allclose(classifier(vectors).detach(), expected, rtol=1e-5)
-    np.testing.assert_allclose(scale.undo(scale.apply([2020.5])), [2020.5])
-    assert Scale.find([7.0, 7.0]).deviation == 1
+def test_numbers_that_float32_does_not_hold_are_refused():
     with pytest.raises(ValueError, match="float32"):
         Scale.find([1.0, np.inf])
