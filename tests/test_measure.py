@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from wave_network.data.measure import (
-    calibrate,
-    describe_calibration,
-    fit_temperature,
-    measure,
-    negative_log_likelihood,
-)
+from wave_network.data.measure import calibrate, describe_calibration, fit_temperature, measure, negative_log_likelihood
 
 
 def draw(rows: int, scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -124,11 +124,7 @@ def test_few_rows_are_cross_validated_by_a_probe(folder: Path, tmp_path: Path, t
         ("number", {"calibrate": True}, "--calibrate (True) is for one label a row; these rows have numbers"),
         ("multi", {"class_weights": "balanced"}, "--class_weights ('balanced') is for one label a row"),
         ("multi", {"teacher": "anywhere"}, "--teacher ('anywhere') is for one label a row"),
-        (
-            "number",
-            {"save_dtype": "float16"},
-            "is for one label a row or several labels a row; these",
-        ),
+        ("number", {"save_dtype": "float16"}, "is for one label a row or several labels a row; these"),
         (
             "number",
             {"metric_for_best_model": "accuracy"},

@@ -16,13 +16,7 @@ from wave_network import WaveConfig, WaveForSequenceClassification, train_wave_t
 from wave_network.data.tokens import DataCollatorWithPadding
 from wave_network.training.packing import DataCollatorWithPacking, takes_packed
 from wave_network.training.settings import RunArguments
-from wave_network.training.trainer import (
-    RAW_WEIGHTS,
-    ClassificationLoss,
-    WaveTrainer,
-    balance,
-    make_loss,
-)
+from wave_network.training.trainer import RAW_WEIGHTS, ClassificationLoss, WaveTrainer, balance, make_loss
 
 SKEW = {"sport": 90, "money": 9, "space": 9}
 STEPS = {"eval_strategy": "steps", "eval_steps": 1, "num_train_epochs": None, "max_steps": 6, "save_total_limit": 20}
