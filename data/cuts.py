@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, combinations
 from typing import Any
 
@@ -10,17 +10,13 @@ import numpy as np
 
 logger = logging.getLogger(__name__)
 
-CUTS = ("random", "newest", "whole_texts")
-
 # Whole texts that are shorter than this, in words, are not validated on: most are remains of longer ones.
 WHOLE_TEXT_WORDS = 8
 
 Cut = tuple[list[int], list[int]]
 
 
-def cut_validation(
-    texts: Sequence[Any], labels: Sequence[list[int]], cut: str, fraction: float, seed: int, order: Sequence[Any]
-) -> Cut:
+def cut_validation(texts: Sequence[Any], labels: Sequence[list[int]], cut: str, fraction: float, seed: int) -> Cut:
     """
     The indices of the rows to train on and of those to validate on; a row has one or two texts, and any number of
     labels. Rows of the same texts stay together, and every label that is validated on is trained on.
@@ -35,11 +31,7 @@ def cut_validation(
     groups = list(rows.values())
     if repeated := len(texts) - len(groups):
         logger.warning("%d of %d training rows repeat a text. The cut keeps these together.", repeated, len(texts))
-    classes = [classes[group[0]] for group in groups]
-    if cut == "newest":
-        kept, chosen = cut_newest(classes, [order[group[0]] for group in groups], fraction)
-    else:
-        kept, chosen = cut_rows(classes, fraction, seed)
+    kept, chosen = cut_rows([classes[group[0]] for group in groups], fraction, seed)
     trained = {label for group in kept for index in groups[group] for label in labels[index]}
     validated: list[int] = []
     for group in chosen:
@@ -62,15 +54,13 @@ def cut_rows(labels: Sequence[Any], fraction: float, seed: int) -> Cut:
 
     A class of two or more rows is in both parts, so nothing is validated that was not trained; a single row is kept.
     """
-    return cut_each_class(labels, fraction, np.random.default_rng(seed).permutation)
-
-
-def cut_newest(labels: Sequence[Any], order: Sequence[Any], fraction: float) -> Cut:
-    """
-    As `cut_rows`, but of every class the rows that come last in an order, such as that of their dates. Where the test
-    rows are newer than the training rows, random ones would be too easy: they have neighbours in the same discussion.
-    """
-    return cut_each_class(labels, fraction, lambda rows: sorted(rows, key=lambda row: (order[row], row), reverse=True))
+    generator = np.random.default_rng(seed)
+    classes = np.unique(np.asarray(labels), return_inverse=True)[1]
+    cut: list[int] = []
+    for index in range(classes.max() + 1):
+        rows = generator.permutation(np.flatnonzero(classes == index))
+        cut += rows[: min(max(round(len(rows) * fraction), 1), len(rows) - 1)].tolist()
+    return sorted(set(range(len(labels))) - set(cut)), sorted(cut)
 
 
 def cut_whole_texts(texts: Sequence[Any], labels: Sequence[Any], fraction: float, seed: int) -> Cut:
@@ -89,10 +79,8 @@ def cut_whole_texts(texts: Sequence[Any], labels: Sequence[Any], fraction: float
     whole = distinct.difference(*parts.values())
     eligible = [index for index, text in enumerate(spaced) if text in whole and text.count(" ") >= WHOLE_TEXT_WORDS - 1]
     if not eligible:
-        raise ValueError(
-            f"`validation_cut` 'whole_texts' needs training texts of {WHOLE_TEXT_WORDS} words or more that no other "
-            "one contains, got none."
-        )
+        reason = f"texts of {WHOLE_TEXT_WORDS} words or more that no other one contains, got none"
+        raise ValueError(f"`validation_cut` 'whole_texts' needs training {reason}.")
     _, chosen = cut_rows([labels[index] for index in eligible], fraction, seed)
     cut = {spaced[eligible[index]] for index in chosen}
     found_elsewhere = set().union(*(parts[text] for text in whole - cut))
@@ -105,14 +93,3 @@ def spans(text: str) -> Iterator[str]:
     words = text.split(" ")
     places = combinations(range(len(words) + 1), 2)
     return (" ".join(words[first:last]) for first, last in places if last - first < len(words))
-
-
-def cut_each_class(labels: Sequence[Any], fraction: float, arrange: Callable[[np.ndarray], Any]) -> Cut:
-    """Of every class, the first ones of its rows as `arrange` puts them."""
-    classes = np.unique(np.asarray(labels), return_inverse=True)[1]
-    cut: list[int] = []
-    for index in range(classes.max() + 1):
-        rows = np.flatnonzero(classes == index)
-        size = min(max(round(len(rows) * fraction), 1), len(rows) - 1)
-        cut += map(int, arrange(rows)[:size])
-    return sorted(set(range(len(labels))) - set(cut)), sorted(cut)

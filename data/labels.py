@@ -30,11 +30,11 @@ def read_labels(batches: Sequence[Batch], columns: Sequence[str]) -> list[Any]:
         return [value for batch in batches for value in read_label_column(batch, columns[0])]
     labels: list[Any] = []
     for batch in batches:
-        flags = [[read_label(value) for value in batch.read(name)] for name in columns]
-        for row, values in enumerate(zip(*flags, strict=True), start=batch.start + 1):
+        flags = zip(*(map(read_label, batch.read(name)) for name in columns), strict=True)
+        for row, values in enumerate(flags, start=batch.start + 1):
             is_hidden = set(values) <= {None, "-1"}
             if not is_hidden and not set(values) <= {"0", "1", "False", "True"}:
-                got = f"{values} in row {row} of {batch.where}"
+                got = f"{list(values)} in row {row} of {batch.where}"
                 raise ValueError(f"Each of several label columns must hold 0 or 1, got {got}.")
             names = [name for name, value in zip(columns, values, strict=True) if value in ("1", "True")]
             labels.append(None if is_hidden else names)
@@ -54,7 +54,7 @@ def read_label_column(batch: Batch, column: str) -> list[Any]:
         return values
     names: dict[Any, Any] = {**dict(enumerate(batch.class_names[column])), -1: None}
     return [
-        [names.get(part, part) for part in value] if is_list(value) else names.get(value, value) for value in values
+        [names.get(each, each) for each in value] if is_list(value) else names.get(value, value) for value in values
     ]
 
 
@@ -63,6 +63,10 @@ def find_kind(value: Any) -> str | None:
     if is_list(value):
         return "list" if "" not in map(find_kind, value) and not any(map(is_list, value)) else ""
     return None if value is None else KINDS.get(type(value), "")
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, list)
 
 
 def read_label(value: Any) -> str | None:
@@ -78,24 +82,24 @@ def resolve_task(labels: Labels, task: str | None, separator: str | None, declar
         raise ValueError(f"`label_separator` ({separator!r}) is for several labels in a cell, got `task` {task!r}.")
     present = [label for label in labels[by] if label not in (None, "")]
     if separator is not None:
-        change(labels, lambda label, where: label if is_list(label) else (read_label(label) or "").split(separator))
+        change(labels, lambda label: label if is_list(label) else (read_label(label) or "").split(separator))
     elif task != "single" and present and all(type(label) is str and label[0] + label[-1] == "[]" for label in present):
         change(labels, parse_list)
     lists = list(filter(is_list, labels[by]))
-    if lists and task != "multi" and separator is None and {len(label) for label in lists} == {1}:
-        change(labels, lambda label, where: label[0] if is_list(label) and len(label) == 1 else label)
+    if lists and task != "multi" and separator is None and set(map(len, lists)) == {1}:
+        change(labels, lambda label: label[0] if is_list(label) and len(label) == 1 else label)
         lists = []
     if task is not None and bool(lists) != (task == "multi"):
         got = f"{task!r} for labels such as {present[:1]}"
         raise ValueError(f"`task` 'multi' is for lists, several label columns, or a `label_separator`, got {got}.")
     if lists:
-        widths, values = set(map(len, lists)), set(chain.from_iterable(lists))
         # Lists of 0 and 1, all of one length, say of each label whether a row has it.
-        if len(widths) == 1 and values <= {0, 1} and any(len(set(label)) < len(label) for label in lists):
-            change(labels, lambda label, where: label and [index for index, flag in enumerate(label) if flag])
-        change(labels, lambda label, where: label and [*dict.fromkeys(filter(None, map(read_label, label)))])
+        are_flags = len(set(map(len, lists))) == 1 and set(chain.from_iterable(lists)) <= {0, 1}
+        if are_flags and any(len(set(label)) < len(label) for label in lists):
+            change(labels, lambda label: label and [index for index, flag in enumerate(label) if flag])
+        change(labels, lambda label: label and [*dict.fromkeys(filter(None, map(read_label, label)))])
         return "multi"
-    change(labels, lambda label, where: read_label(label))
+    change(labels, read_label)
     distinct = set(filter(None, labels[by]))
     fractions = all(map(NUMBER.fullmatch, distinct)) and any(float(label) % 1 for label in distinct) and not declared
     if task == "number" or (task is None and fractions and len(distinct) > 20):
@@ -109,16 +113,16 @@ def resolve_task(labels: Labels, task: str | None, separator: str | None, declar
     return "single"
 
 
-def is_list(value: Any) -> bool:
-    return isinstance(value, list)
-
-
-def change(labels: Labels, make: Callable[[Any, str], Any]) -> None:
+def change(labels: Labels, make: Callable[[Any], Any]) -> None:
     for split, values in labels.items():
-        values[:] = [make(value, f"row {row} of the {split} split") for row, value in enumerate(values, start=1)]
+        for row, value in enumerate(values):
+            try:
+                values[row] = make(value)
+            except ValueError as error:
+                raise ValueError(f"{error} in row {row + 1} of the {split} split.") from error
 
 
-def parse_list(label: Any, where: str) -> list[Any] | None:
+def parse_list(label: Any) -> list[Any] | None:
     """The list that a string such as "['a', 'b']" or "[1, 0, 1]" writes."""
     if not label:
         return None
@@ -128,14 +132,14 @@ def parse_list(label: Any, where: str) -> list[Any] | None:
         parts = None
     # Python reads 'a' 'b', which numpy writes, as one string.
     if not is_list(parts) or not set(map(type, parts)) <= {bool, int, str} or re.search(r"""['"]\s+['"]""", label):
-        hint = "write a;b and set `label_separator`, or set `task` to 'single'"
-        raise ValueError(f"A label must be a list such as ['a', 'b'], got {label!r:.60} in {where}: {hint}.")
+        hint = "or write a;b and set `label_separator`, or set `task` to 'single'"
+        raise ValueError(f"A label must be a list such as ['a', 'b'] ({hint}), got {label!r:.60}")
     return parts
 
 
-def read_number(label: str | None, where: str) -> float | None:
+def read_number(label: str | None) -> float | None:
     if label is not None and not (NUMBER.fullmatch(label) and math.isfinite(float(label))):
-        raise ValueError(f"Labels must be numbers such as 3.5 for `task` 'number', got {label!r:.60} in {where}.")
+        raise ValueError(f"Labels must be numbers such as 3.5 for `task` 'number', got {label!r:.60}")
     return None if label is None else float(label)
 
 
@@ -157,28 +161,25 @@ def index_labels(labels: Labels, declared: list[str] | None, task: str) -> list[
         if len(set(labels["train"])) < 2:
             raise ValueError(f"The training rows must have two different numbers, got {labels['train'][:1]}.")
         return []
-    if task == "multi":
-        flat = {split: list(chain.from_iterable(values)) for split, values in labels.items()}
-        names = index_labels(flat, declared, "single")
-        parts = {split: iter(values) for split, values in flat.items()}
-        for split, values in labels.items():
-            values[:] = [sorted(next(parts[split]) for _ in value) for value in values]
-        return names
-    for values in labels.values():
-        if all(map(INTEGER.fullmatch, values)) and not set(values) <= set(declared or ()):
-            known = dict(enumerate(declared or ()))
-            values[:] = [known.get(number, str(number)) for number in (int(Decimal(value)) for value in values)]
-    trained = set(labels["train"])
+    named: dict[str, dict[str, str]] = {}  # of each split, the names that its labels stand for
+    known = dict(enumerate(declared or ()))
+    for split, values in labels.items():
+        found = set(chain.from_iterable(values) if task == "multi" else values)
+        named[split] = {label: label for label in found}
+        if all(map(INTEGER.fullmatch, found)) and not found <= set(declared or ()):
+            named[split] = {label: known.get(number := int(Decimal(label)), str(number)) for label in found}
+    trained = set(named["train"].values())
     names = declared or sorted(trained, key=int if all(map(INTEGER.fullmatch, trained)) else str)
     allowed = [name for name in names if name in trained]
-    for split, values in labels.items():
-        if unknown := sorted(set(values) - set(allowed)):
+    for split, found_names in named.items():
+        if unknown := sorted(set(found_names.values()) - set(allowed)):
             raise ValueError(f"The labels of the {split} split must be among {allowed}, got {unknown}.")
     if len(trained) < 2:
         raise ValueError(f"The training rows must have at least two classes, got only {sorted(trained)}.")
     warn_of_names(names)
-    indices = {name: index for index, name in enumerate(names)}
-    change(labels, lambda label, where: indices[label])
+    for split, values in labels.items():
+        indices = {label: names.index(name) for label, name in named[split].items()}
+        values[:] = [sorted(map(indices.__getitem__, each)) if task == "multi" else indices[each] for each in values]
     return names
 
 
@@ -187,21 +188,21 @@ def find_indices(labels: Sequence[Any], label_names: Sequence[str], task: str) -
     Labels of one split as indices into given names, or for "multi" as 0.0 or 1.0 for each of them. Numbers stand for
     the names that transformers gives to labels without one. Raises a ValueError for other names.
     """
-    indices = {name: index for index, name in enumerate(label_names)}
+    known = {name: index for index, name in enumerate(label_names)}
     if label_names == [f"LABEL_{index}" for index in range(len(label_names))]:
-        indices |= {str(index): index for index in range(len(label_names))}
-
-    def find(name: str) -> int | str:
-        whole = str(int(Decimal(name))) if INTEGER.fullmatch(name) else name
-        return indices.get(name, indices.get(whole, name))
-
-    found: list[Any] = [list(map(find, label)) if is_list(label) else find(label) for label in labels]
-    flat = chain.from_iterable(found) if task == "multi" else found
-    if unknown := sorted({name for name in flat if isinstance(name, str)}):
+        known |= {str(index): index for index in range(len(label_names))}
+    names = set(chain.from_iterable(labels) if task == "multi" else labels)
+    whole = {name: str(int(Decimal(name))) if INTEGER.fullmatch(name) else name for name in names}
+    indices = {name: known.get(name, known.get(whole[name])) for name in names}
+    if unknown := sorted(name for name, index in indices.items() if index is None):
         raise ValueError(f"The labels must be among those of the model, {list(label_names)}, got {unknown[:5]}.")
-    if task == "multi":
-        return [[float(index in label) for index in range(len(label_names))] for label in found]
-    return found
+    if task != "multi":
+        return [indices[label] for label in labels]
+    return [make_flags({indices[name] for name in label}, len(label_names)) for label in labels]
+
+
+def make_flags(label: set[Any] | list[int], count: int) -> list[float]:
+    return [float(index in label) for index in range(count)]
 
 
 def warn_of_names(names: Sequence[str]) -> None:

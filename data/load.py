@@ -7,16 +7,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from .columns import NUMBER, check_columns, find_label_column, find_text_columns, is_label_name, is_missing
-from .cuts import CUTS, cut_validation
-from .labels import Labels, find_indices, index_labels, read_label, read_labels, resolve_task
+from .columns import check_columns, find_label_column, find_text_columns, is_label_name, is_missing
+from .cuts import cut_validation
+from .labels import Labels, find_indices, index_labels, read_labels, resolve_task
 from .read import Batch, Format, find_kind, read_batches
 from .sources import choose_splits, find_sources
 
@@ -85,7 +84,6 @@ def load_text_data(
     no_header: bool = False,
     validation_fraction: float = 0.1,
     validation_cut: str = "random",
-    order_column: str | None = None,
     dataset_config: str | None = None,
     train_split: str | None = None,
     validation_split: str | None = None,
@@ -113,8 +111,7 @@ def load_text_data(
         delimiter, encoding: Of CSV and other text files. Without them: found from the content.
         no_header: The first row of CSV and Excel files is data. The columns are `column_1`, `column_2` ...
         validation_fraction: Which part of every class is cut from the training rows, if there is no validation split.
-        validation_cut: Which rows these are: "random" ones, the "newest" by `order_column` (numbers, or words in
-            alphabetical order), or "whole_texts" (see cuts.py). Rows of the same text stay together.
+        validation_cut: Which rows these are: "random" ones or "whole_texts" (see cuts.py).
         train_split, validation_split, test_split: The names of the splits, where they are not the usual ones.
         seed: Decides which rows are cut.
 
@@ -129,10 +126,8 @@ def load_text_data(
     """
     if not 0 < validation_fraction < 1:
         raise ValueError(f"`validation_fraction` must be greater than 0 and less than 1, got {validation_fraction}.")
-    if validation_cut not in CUTS:
-        raise ValueError(f"`validation_cut` must be one of {list(CUTS)}, got {validation_cut!r}.")
-    if (validation_cut == "newest") != (order_column is not None):
-        raise ValueError(f"`order_column` ({order_column!r}) is for `validation_cut` 'newest', got {validation_cut!r}.")
+    if validation_cut not in ("random", "whole_texts"):
+        raise ValueError(f"`validation_cut` must be 'random' or 'whole_texts', got {validation_cut!r}.")
     label_columns = [label_column] if isinstance(label_column, str) else list(label_column or ())
     text_columns = [text_columns] if isinstance(text_columns, str) else text_columns
     form = Format(delimiter, encoding, no_header, [*(text_columns or ()), *label_columns])
@@ -142,10 +137,6 @@ def load_text_data(
     keys = choose_splits(name, list(sources), asked)
     batches = {split: [batch for batch in sources[key]() if len(batch)] for split, key in keys.items()}
     samples = sample_columns(batches["train"])
-    if order_column is not None:
-        check_columns("order_column", [order_column], list(samples))
-        order = read_order(batches["train"], order_column)
-        del samples[order_column]
     text_columns, label_columns = find_columns(samples, text_columns, label_columns)
     splits = {split: read_split_texts(split, part, text_columns) for split, part in batches.items()}
     labels = {split: read_labels(part, label_columns) for split, part in batches.items()}
@@ -163,9 +154,8 @@ def load_text_data(
     validation_was_split = "validation" not in rows
     if validation_was_split:
         texts = list(zip(*(rows["train"][name] for name in splits["train"]), strict=True))
-        order = [order[index] for index in kept] if order_column is not None else []
         sets = [label if task == "multi" else [label] if task == "single" else [] for label in labels["train"]]
-        chosen, cut = cut_validation(texts, sets, validation_cut, validation_fraction, seed, order)
+        chosen, cut = cut_validation(texts, sets, validation_cut, validation_fraction, seed)
         rows |= {"validation": take_rows(rows["train"], cut), "train": take_rows(rows["train"], chosen)}
         numbers |= {"validation": [kept[index] for index in cut], "train": [kept[index] for index in chosen]}
     elif validation_cut != "random":
@@ -304,15 +294,6 @@ def read_split_texts(split: str, batches: Sequence[Batch], text_columns: Sequenc
         raise ValueError(f"The {split} split must have the columns {text_columns}, got {names}.")
     texts = [batch.read_texts(text_columns) for batch in batches]
     return {name: [text for part in texts for text in part[name]] for name in texts[0]}
-
-
-def read_order(batches: Sequence[Batch], column: str) -> list[Any]:
-    """The values of the order column as numbers if all are, or else as words."""
-    texts = [read_label(value) or "" for batch in batches for value in batch.read(column)]
-    are_numbers = {NUMBER.fullmatch(text) is not None for text in texts}
-    if "" in texts or len(are_numbers) > 1:  # numbers among words would be in alphabetical order, 10 before 9
-        raise ValueError(f"`order_column` {column!r} must hold a number in every training row, or a word in every one.")
-    return [Decimal(text) for text in texts] if are_numbers == {True} else texts
 
 
 def leave_out_splits(labels: Labels, are_declared: bool) -> None:

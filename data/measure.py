@@ -59,14 +59,8 @@ def measure(
     thresholds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """
-    What is measured at the end.
-
-    Args:
-        task: "single", "multi" or "number".
-        logits: (N, K). Of "number" the values, (N,) or (N, 1).
-        labels: (N,): indices into `label_names`, or numbers. Of "multi" (N, K), 0 or 1 for each label.
-        label_names: K names. Of "number" none.
-        thresholds: Of "multi", for each label the probability above which a row gets it. None: one half.
+    What is measured at the end, of logits (N, K) and labels: indices into the K `label_names` (N,) or, of "multi", 0 or
+    1 for each (N, K). Of "number" both are numbers, without names. `thresholds` are those of "multi", one half if None.
 
     Returns:
         `rows` and the `METRICS` of the task. Of "single" also the 95 % Wilson interval of the accuracy (`accuracy_low`,
@@ -154,10 +148,9 @@ def negative_log_likelihood(logits_NK: NDArray, labels_N: NDArray) -> float:
     return -float(log_p_NK[np.arange(len(labels_N)), labels_N].mean())
 
 
-def fit_temperature(logits_NK: NDArray, labels_N: NDArray) -> tuple[float, float] | None:
+def fit_temperature(logits_NK: NDArray, labels_N: NDArray) -> float | None:
     """
-    The temperature T with the smallest negative log-likelihood of softmax(z / T) (Guo et al., section 4.2), and its
-    standard error by the Fisher information of 1 / T: N times the mean variance of z under softmax(z / T). None if
+    The temperature T with the smallest negative log-likelihood of softmax(z / T) (Guo et al., section 4.2). None if
     there is no minimum, as where all rows are right.
     """
     values_NK = np.asarray(logits_NK, np.float64)
@@ -169,34 +162,24 @@ def fit_temperature(logits_NK: NDArray, labels_N: NDArray) -> tuple[float, float
 
     if not slope(1 / HOTTEST) < 0 < slope(1 / COLDEST):
         return None
-    temperature = 1 / brentq(slope, 1 / HOTTEST, 1 / COLDEST, xtol=1e-12)
-    p_NK = softmax(values_NK / temperature, axis=-1)
-    information = float((p_NK * np.square(values_NK - (p_NK * values_NK).sum(axis=-1, keepdims=True))).sum())
-    return temperature, float(temperature**2 / np.sqrt(information))
+    return 1 / brentq(slope, 1 / HOTTEST, 1 / COLDEST, xtol=1e-12)
 
 
 def calibrate(splits: Mapping[str, tuple[NDArray, NDArray]], fit: bool) -> dict[str, Any] | None:
     """
     What `describe_calibration` says of each split: its logits (N, K), of a model of temperature 1, and labels (N,).
 
-    With `fit` also the `temperature` of the "validation" split, None if none fits, and its standard error,
-    `temperature_error`. The figures of a split are then those with it, and those without it are in `before`. None if
-    the logits are not all finite.
+    With `fit` also the `temperature` of the "validation" split, None if none fits. The figures of a split are then
+    those with it, and those without it are in `before`. None if the logits are not all finite.
     """
     if not all(np.isfinite(logits_NK).all() for logits_NK, _ in splits.values()):
         print("The logits are not finite: their calibration is not measured.", file=sys.stderr)
         return None
     before = {name: describe_calibration(*split) for name, split in splits.items()}
-    fitted = fit_temperature(*splits["validation"]) if fit else None
-    if fitted is None:
+    temperature = fit_temperature(*splits["validation"]) if fit else None
+    if temperature is None:
         if fit:
             print("No temperature fits the validation rows: none is set.", file=sys.stderr)
         return {"temperature": None, **before}
-    temperature, error = fitted
-    if error > 0.1 * temperature:
-        print(
-            f"The temperature, {temperature:.3g} ± {error:.2g}, is uncertain: validate on more rows.", file=sys.stderr
-        )
     after = {name: describe_calibration(logits / temperature, labels) for name, (logits, labels) in splits.items()}
-    results = {name: after[name] | {"before": before[name]} for name in splits}
-    return {"temperature": temperature, "temperature_error": error, **results}
+    return {"temperature": temperature} | {name: after[name] | {"before": before[name]} for name in splits}

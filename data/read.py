@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from itertools import chain, islice
@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlretrieve
 
 import charset_normalizer
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features
@@ -42,7 +43,6 @@ DELIMITERS = (",", ";", "\t", "|")
 SAMPLE, MOST_LINES = 2**18, 2000  # bytes and lines that a legacy encoding is found from
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
 MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-# The first of those that are equally likely is taken.
 LEGACY = ["cp1252", "cp1257", "cp1255", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1256"]
 LEGACY += ["big5", "cp932", "euc_jp", "gb18030", "cp949", "cp874"]
 # How files begin that stand in the place of data.
@@ -105,7 +105,12 @@ class Batch:
 def read_batches(path: str | Path, form: Format, batch_size: int = 8192) -> Iterator[Batch]:
     """The rows of a file in batches, at least one row. All values of CSV and text files are strings."""
     if is_url(path):
-        with fetch(str(path)) as copy:
+        with TemporaryDirectory() as folder:
+            copy = Path(folder) / (Path(urlsplit(str(path)).path).name or "data")
+            try:
+                urlretrieve(str(path), copy)  # which sees when a file comes incomplete
+            except (OSError, HTTPException, ValueError) as error:
+                raise OSError(f"{str(path)!r} cannot be downloaded: {error}") from error
             yield from read_batches(copy, form, batch_size)
         return
     path = Path(path).expanduser()
@@ -137,18 +142,6 @@ def is_url(name: str | Path) -> bool:
     return str(name).startswith(("http://", "https://"))
 
 
-@contextmanager
-def fetch(url: str) -> Iterator[Path]:
-    """A copy of a file on the web, for as long as it is read."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / (Path(urlsplit(url).path).name or "data")
-        try:
-            urlretrieve(url, path)  # which sees when a file comes incomplete
-        except (OSError, HTTPException, ValueError) as error:
-            raise OSError(f"{url!r} cannot be downloaded: {error}") from error
-        yield path
-
-
 def find_kind(path: Path) -> str:
     """The ending of a file in lower case, without that of its compression; in a zip file, of its only member."""
     path = Path(find_member(path)) if path.suffix.lower() == ".zip" and path.is_file() else path
@@ -174,25 +167,21 @@ def open_text(path: Path, form: Format, newline: str) -> io.TextIOWrapper:
 
 def find_encoding(path: Path) -> str:
     """UTF-8, or what a byte order mark says; or else what charset-normalizer finds, with a warning."""
-    good = 0
-    bad: list[tuple[int, bytes]] = []
+    good, bad = 0, dict[int, bytes]()
     with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
-            if number == 1 and (mark := find_mark(line)):
-                return mark
+            marks = [name for mark, name in MARKS.items() if number == 1 and line.startswith(mark)]
+            if marks:
+                return marks[0]
             if 0 in line:
                 raise FileError(f"{str(path)!r} is no text file: line {number} has zero bytes. Or set `encoding`.")
             if line.isascii() or is_utf8(line):
                 good += not line.isascii()
             elif len(bad) < MOST_LINES:
-                bad.append((number, line))
+                bad[number] = line
     if 0 < len(bad) < good:  # another encoding is hardly ever UTF-8 by chance
-        raise FileError(f"Line {bad[0][0]} of {str(path)!r} is not UTF-8, as others are: mend it, or set `encoding`.")
-    return find_legacy_encoding(b"".join(line for _, line in bad), str(path)) if bad else "utf-8"
-
-
-def find_mark(head: bytes) -> str | None:
-    return next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
+        raise FileError(f"Line {min(bad)} of {str(path)!r} is not UTF-8, as others are: mend it, or set `encoding`.")
+    return find_legacy_encoding(b"".join(bad.values()), str(path)) if bad else "utf-8"
 
 
 def is_utf8(text: bytes) -> bool:
@@ -200,18 +189,16 @@ def is_utf8(text: bytes) -> bool:
 
 
 def find_legacy_encoding(content: bytes, where: str) -> str:
-    found = charset_normalizer.from_bytes(content[:SAMPLE], cp_isolation=LEGACY)
+    """Of the encodings that are equally likely, the first one of `LEGACY`."""
+    found = [
+        (round(match.chaos, 2), -match.coherence, min(map(LEGACY.index, {*match.could_be_from_charset} & {*LEGACY})))
+        for match in charset_normalizer.from_bytes(content[:SAMPLE], cp_isolation=LEGACY)
+    ]
     if not found:
         raise FileError(f"{where!r} is not UTF-8, and its encoding is not clear: set `encoding`.")
-    best = min(found, key=lambda match: (round(match.chaos, 2), -match.coherence, find_first(match)))
-    encoding = LEGACY[find_first(best)]
+    encoding = LEGACY[min(found)[-1]]
     logger.warning("%r is not UTF-8 and is read as %s. If letters are wrong, set `encoding`.", where, encoding)
     return encoding
-
-
-def find_first(match: charset_normalizer.CharsetMatch) -> int:
-    """The place in `LEGACY` of the first encoding by which the bytes are these characters."""
-    return min(LEGACY.index(name) for name in match.could_be_from_charset if name in LEGACY)
 
 
 def read_csv(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
@@ -289,21 +276,19 @@ def check_header(path: Path, header: list[str], rows: list[list[Any]], given: Se
 
 def read_json(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
     """A list of objects, or an object on each line. Fields of nested objects are columns such as `ticket.body`."""
+
+    def read_rows(file: IO[str]) -> Iterator[Any]:
+        for number, line in enumerate(file, start=1):
+            is_list = line.lstrip().startswith("[")
+            try:
+                values = json.loads(line + file.read() if is_list else line) if line.strip() else []
+            except (ValueError, RecursionError) as error:
+                place = "as a list of objects" if is_list else f"as an object on each line, in line {number}"
+                raise FileError(f"The file {str(path)!r} cannot be read {place}: {error}") from error
+            yield from values if isinstance(values, list) else [values]
+
     with open_text(path, form, newline="\n") as file:
-        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-        number, first = next(lines, (1, "[]"))
-        is_list = first.lstrip().startswith("[")
-
-        def read_rows() -> Iterator[Any]:
-            for number_, text in [(number, first + file.read())] if is_list else chain([(number, first)], lines):
-                try:
-                    value = json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    place = "as a list of objects" if is_list else f"as an object on each line, in line {number_}"
-                    raise FileError(f"The file {str(path)!r} cannot be read {place}: {error}") from error
-                yield from value if is_list else [value]
-
-        rows, names = read_rows(), dict[str, None]()
+        rows, names = read_rows(file), dict[str, None]()
         while batch := list(islice(rows, batch_size)):
             if wrong := [row for row in batch if not isinstance(row, dict)]:
                 raise FileError(f"The file {str(path)!r} must hold JSON objects, got {wrong[0]!r:.60}.")
@@ -312,13 +297,11 @@ def read_json(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
             yield Batch(str(path), {name: [row.get(name) for row in flat] for name in names})
 
 
-def flatten(row: dict[str, Any]) -> dict[str, Any]:
-    while any(isinstance(value, dict) for value in row.values()):
-        flat: dict[str, Any] = {}
-        for name, value in row.items():
-            flat |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
-        row = flat
-    return row
+def flatten(row: Any, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def read_parquet(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
@@ -351,48 +334,17 @@ def split_table(where: str, table: pa.Table, batch_size: int) -> Iterator[Batch]
 
 def read_excel(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
     """The first sheet, without the empty rows before and after what is in it."""
-    try:
-        import openpyxl
-    except ImportError as error:
-        raise FileError("Excel files need the package openpyxl: pip install openpyxl") from error
-    with path.open("rb") as file:
-        sheet, *others = openpyxl.load_workbook(file, read_only=True, data_only=True).worksheets
-        if others:
-            logger.warning("Only the first sheet of %r is read: %r.", str(path), sheet.title)
-        formulas = openpyxl.load_workbook(file, read_only=True).worksheets[0]
-
-        def trim_rows() -> Iterator[list[Any]]:
-            """Rows up to their last value. A formula whose value the file lacks is none that a text or label can be."""
-            empty: list[list[Any]] | None = None
-            for values, written in zip(read_cells(sheet), read_cells(formulas), strict=True):
-                row = [
-                    {"formula without a value": formula} if value is None and formula is not None else value
-                    for value, formula in zip(values, written, strict=True)
-                ]
-                while row and row[-1] is None:
-                    row.pop()
-                if row:
-                    yield from empty or ()
-                    yield row
-                    empty = []
-                elif empty is not None:
-                    empty.append(row)
-
-        rows = trim_rows()
-        first = list(islice(rows, batch_size + 1))
-        width = max(map(len, first), default=0)
-
-        def widen(row: list[Any]) -> list[Any]:
-            if len(row) > width:
-                raise FileError(f"{str(path)!r} has {len(row)} cells in a row where the first rows have {width}.")
-            return row + [None] * (width - len(row))
-
-        yield from name_columns(path, map(widen, chain(first, rows)), form, batch_size)
-
-
-def read_cells(sheet: Any) -> Iterator[tuple[Any, ...]]:
-    sheet.reset_dimensions()  # some programs write wrong ones
-    return sheet.iter_rows(values_only=True)
+    with pd.ExcelFile(path, "openpyxl") as book:
+        if len(book.sheet_names) > 1:
+            logger.warning("Only the first sheet of %r is read: %r.", str(path), book.sheet_names[0])
+    settings = {"header": None, "dtype": object, "na_filter": False, "engine": "openpyxl"}
+    values, written = (pd.read_excel(path, engine_kwargs={"data_only": kind}, **settings) for kind in (True, False))
+    values = values.reindex(index=written.index, columns=written.columns, fill_value="")
+    # A formula whose value is an error, or lacks in the file, is none that a text or a label can be.
+    lacks = values.isna() | (values == "") & (written != "")
+    values = values.mask(lacks, written.map(lambda formula: {"formula without a value": formula}))
+    rows = values[(written != "").any(axis=1).cummax()].values.tolist()
+    yield from name_columns(path, ([None if cell == "" else cell for cell in row] for row in rows), form, batch_size)
 
 
 def read_lines(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
@@ -401,12 +353,12 @@ def read_lines(path: Path, form: Format, batch_size: int) -> Iterator[Batch]:
         is_fasttext = None
         while batch := [line.rstrip("\r\n") for line in islice(file, batch_size)]:
             is_fasttext = batch[0].startswith("__label__") if is_fasttext is None else is_fasttext
+            texts = [re.sub(r"^(__label__\S*\s*)+", "", line) for line in batch] if is_fasttext else batch
+            columns: dict[str, list[Any]] = {"text": texts}
             if is_fasttext:
-                parts = [re.split(r"^((?:__label__\S*\s*)+)", line) for line in batch]
-                labels = [re.findall(r"__label__(\S+)", "".join(part[1:2])) for part in parts]
-                yield Batch(str(path), {"text": [part[-1] for part in parts], "label": labels})
-            else:
-                yield Batch(str(path), {"text": batch})
+                marks = [line[: len(line) - len(text)] for line, text in zip(batch, texts, strict=True)]
+                columns["label"] = [re.findall(r"__label__(\S+)", mark) for mark in marks]
+            yield Batch(str(path), columns)
 
 
 READERS: dict[str, Callable[[Path, Format, int], Iterator[Batch]]] = {

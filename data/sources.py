@@ -159,10 +159,8 @@ def read_object(value: Any, where: str) -> Iterable[Batch]:
         if not all(isinstance(part, Sequence) and not isinstance(part, str) for part in (texts, labels)):
             raise ValueError(f"{where} must be texts and labels, two lists of one length, got {value!r:.80}.")
         is_pair = bool(texts) and all(isinstance(text, list | tuple) and len(text) == 2 for text in texts)
-        columns = (
-            dict(zip(("text", "text_pair"), zip(*texts, strict=True), strict=True)) if is_pair else {"text": texts}
-        )
-        value = {**columns, "label": labels}
+        columns: Iterable[Any] = zip(*texts, strict=True) if is_pair else [texts]
+        value = dict(zip(("text", "text_pair"), columns, strict=False)) | {"label": labels}
     is_table = isinstance(value, Mapping) and all(isinstance(column, Sequence) for column in value.values())
     if not is_table or len(set(map(len, value.values()))) != 1:
         kinds = "a DataFrame, a Dataset, a dict of columns of one length, a list of dicts, or (texts, labels)"

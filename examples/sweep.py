@@ -7,9 +7,10 @@ from typing import Any
 import optuna
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
+from wave_network.data.load import load_text_data
 from wave_network.data.measure import compute_metrics
-from wave_network.training.finetune import encode, read_data
-from wave_network.training.settings import DataArguments, ModelArguments, RunArguments
+from wave_network.training.finetune import encode
+from wave_network.training.settings import ModelArguments, RunArguments
 from wave_network.training.start import get_model, get_tokenizer
 from wave_network.training.subwords import add_subwords, resolve_subwords
 from wave_network.training.trainer import WaveTrainer
@@ -27,7 +28,7 @@ def main() -> None:
     dataset, trials = (*sys.argv[1:], *["bbc_news", "4"][len(sys.argv) - 1 :])
     folder = Path("runs/sweep", Path(dataset).stem)
     folder.mkdir(parents=True, exist_ok=True)
-    data, settings = read_data(DataArguments(dataset)), ModelArguments()
+    data, settings = load_text_data(dataset), ModelArguments()
     tokenizer = get_tokenizer(settings, data)
     arguments = RunArguments(str(folder), num_train_epochs=5, save_strategy="no", disable_tqdm=True)
     arguments.resolve_numbers(len(data.train), is_new=True)

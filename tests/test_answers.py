@@ -319,13 +319,7 @@ def test_damaged_weights_give_no_answers(run: Path):
         model.predict("goal")
 
 
-SETTINGS = {
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "hidden_size": 8,
-    "vocab_size": 100,
-    "subword_buckets": 0,
-}
+SETTINGS = {"use_cpu": True, "disable_tqdm": True, "hidden_size": 8, "vocab_size": 100, "subword_buckets": 0}
 
 
 def test_finetune_in_python_makes_a_run_of_data_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -29,12 +29,7 @@ def load(texts: list[Any], labels: list[Any], count: int = 6, **settings: Any) -
 @pytest.mark.parametrize(
     ("texts", "labels", "task", "reached"),
     [
-        (
-            ["good film", "bad film", "good", "bad", "good day", "bad day"],
-            [*"ababab"],
-            "single",
-            {"accuracy": (0.5, 1)},
-        ),
+        (["good film", "bad film", "good", "bad", "a", "b"], [*"ababab"], "single", {"accuracy": (0.5, 1)}),
         # Marks, scripts without spaces, punctuation alone.
         (["año", "ano", "año", "ano", "x", "y"], [*"ababcd"], "single", {"accuracy": (1 / 3, 1)}),
         (["東京の夏", "大阪の冬", "夏です", "冬です", "夏", "冬"], [*"ababab"], "single", {"accuracy": (0.5, 1)}),
@@ -117,7 +112,8 @@ def test_mistakes_are_listed_the_most_confident_first(
     texts = ['one, "quoted"', "two", "three\nlines, ünïcode", "four"]
     task = {str: "single", list: "multi", float: "number"}[type(labels[0])]
     data = load(texts, labels, count=4, task=task)
-    write_mistakes(tmp_path / "mistakes.csv", data, {"validation": np.array(logits, np.float32)})
+    measured = {"validation": (np.array(logits, np.float32), np.asarray(data.validation["label"]))}
+    write_mistakes(tmp_path / "mistakes.csv", data, measured)
     assert (tmp_path / "mistakes.csv").read_bytes().startswith("\ufeff".encode())  # for Excel
     with (tmp_path / "mistakes.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))

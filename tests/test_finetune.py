@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +99,6 @@ def test_a_best_step_between_two_saves_is_kept(data_folder: Path, tmp_path: Path
     assert metrics["best"]["value"] == pytest.approx(metrics["calibration"]["validation"]["nll"], abs=1e-6)
 
 
-def test_a_run_without_validation_keeps_its_end(data_folder: Path, tmp_path: Path):
-    run = finetune_small(data_folder, tmp_path / "run", eval_strategy="no")
-    assert read_metrics(run)["best"] is None
-    assert distance(run, run / "checkpoint-42") == 0
-
-
 def test_calibration_sets_a_temperature_and_changes_no_label(data_folder: Path, tmp_path: Path):
     # Half of the rows to validate on, since a model that is always right has no temperature.
     settings = {"validation_fraction": 0.5}
@@ -149,17 +142,11 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_been_interrupted(
     assert not (parted / "run.json").exists()
 
 
-def test_a_checkpoint_cut_short_is_passed_over(run: Path, data_folder: Path, tmp_path: Path):
-    parted = interrupt(data_folder, tmp_path / "parted", saves=2, subword_buckets=None)
-    state = parted / "checkpoint-28" / "trainer_state.json"
+@pytest.mark.parametrize("saves", [1, 2])
+def test_a_checkpoint_cut_short_is_passed_over(saves: int, run: Path, data_folder: Path, tmp_path: Path):
+    parted = interrupt(data_folder, tmp_path / "parted", saves, subword_buckets=None)
+    state = parted / f"checkpoint-{14 * saves}" / "trainer_state.json"
     state.write_bytes(state.read_bytes()[:-100])
-    finetune_small(data_folder, parted, subword_buckets=None, **LAST)
-    assert distance(run, parted) == 0
-
-
-def test_a_run_interrupted_before_its_first_checkpoint_starts_again(run: Path, data_folder: Path, tmp_path: Path):
-    parted = interrupt(data_folder, tmp_path / "parted", saves=1, subword_buckets=None)
-    shutil.rmtree(parted / "checkpoint-14")
     finetune_small(data_folder, parted, subword_buckets=None, **LAST)
     assert distance(run, parted) == 0
 
@@ -168,22 +155,17 @@ def test_what_cannot_go_on_is_refused_and_stays_as_it_is(
     run: Path, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     parted = interrupt(data_folder, tmp_path / "parted", saves=1)
-    bare = interrupt(data_folder, tmp_path / "bare", saves=1, save_only_model=True)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "foreign").mkdir()
-    write_csv(tmp_path / "other" / "train.csv", make_rows(120, seed=5))
-    write_csv(tmp_path / "foreign" / "train.csv", make_rows(9, seed=5))
-    before = {folder: snapshot(folder) for folder in (run, parted, bare, tmp_path / "foreign")}
+    for name in ("other", "foreign"):
+        (tmp_path / name).mkdir()
+        write_csv(tmp_path / name / "train.csv", make_rows(120, seed=5))
+    before = {folder: snapshot(folder) for folder in (run, parted, tmp_path / "foreign")}
     for dataset, output, settings, message in (
-        (data_folder, run, {}, "has ended. Choose another folder"),
         (data_folder, run, LAST, "has ended. Choose another folder"),
         (data_folder, parted, {}, "is not empty. Choose another folder. It goes on with --resume_from_checkpoint last"),
-        (data_folder, tmp_path / "foreign", {}, "is not empty. Choose another folder"),
         (data_folder, tmp_path / "foreign", LAST, "is not empty. Choose another folder"),
         (data_folder, parted, LAST | {"learning_rate": 0.5}, "--learning_rate (0.5) must be what it was"),
         (data_folder, parted, LAST | {"hidden_size": 32}, "--hidden_size (32) must be what it was"),
         (tmp_path / "other", parted, LAST, "`name` ('other') must be what it was"),
-        (data_folder, bare, LAST | {"save_only_model": True}, "has no state of the optimizer"),
         (
             data_folder,
             tmp_path / "new",
@@ -283,47 +265,31 @@ def test_a_model_of_another_family_is_trained(
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    "settings",
     [
-        ({"learning_rate": -1}, "--learning_rate must be a finite number of at least 0, got -1"),
-        ({"num_train_epochs": 0}, "--num_train_epochs must be a finite number greater than 0"),
-        ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size must be"),
-        ({"gradient_accumulation_steps": 0}, "--gradient_accumulation_steps must be"),
-        ({"mixup_alpha": -1}, "--mixup_alpha must be"),
-        ({"ema_decay": 1}, "--ema_decay must be at least 0 and less than 1"),
-        ({"label_smoothing_factor": 1}, "--label_smoothing_factor must be at least 0 and less than 1"),
-        ({"subword_buckets": -1}, "--subword_buckets must be"),
-        ({"metric_for_best_model": "f1"}, "--metric_for_best_model must be one of ['loss', 'accuracy', "),
-        ({"train_sampling_strategy": "grouped"}, "--train_sampling_strategy must be one of"),
-        ({"early_stopping_threshold": 0.1}, "--early_stopping_threshold is for --early_stopping_patience"),
-        ({"early_stopping_patience": 2, "eval_strategy": "no"}, "--early_stopping_patience goes by validation"),
-        ({"eval_strategy": "no", "load_best_model_at_end": True}, "load_best_model_at_end"),
-        ({"mixup_alpha": 1, "torch_compile": True}, "--mixup_alpha goes neither with --torch_compile"),
-        ({"do_train": True}, "--do_train (True) cannot be set: finetune trains, validates and tests"),
-        ({"prediction_loss_only": True}, "--prediction_loss_only (True) cannot be set"),
-        ({"dataloader_drop_last": True}, "--dataloader_drop_last (True) cannot be set"),
-        ({"label_names": "label"}, "--label_names (['label']) cannot be set"),
-        ({"fsdp": "full_shard"}, "cannot be set: the model fits on one device"),
-        ({"deepspeed": "ds.json"}, "cannot be set: the model fits on one device"),
-        ({"lr_scheduler_type": "warmup_stable_decay"}, "--optim or --lr_scheduler_type"),
-        ({"lr_scheduler_kwargs": '{"x": 1}'}, "--optim or --lr_scheduler_type"),
-        ({"optim_args": "betas=(0.8,0.9)"}, "--optim or --lr_scheduler_type"),
-        ({"report_to": "paper"}, "--report_to must be among"),
-        ({"report_to": "neptune"}, "--report_to 'neptune' needs its package, which is not installed"),
-        ({"hub_model_id": "a/b/c"}, "a/b/c"),
-        ({"max_length": 2}, "--max_length must be at least 3"),
-        ({"ngram_size": 3}, "--ngram_size (3) is for --ngram_vocab_size: give both"),
-        ({"ngram_hidden_size": 8}, "--ngram_hidden_size (8) is for --ngram_vocab_size: give both"),
-        ({"tokenizer": "anywhere"}, "--vocab_size (200) is for a new tokenizer"),
-        ({"conv_kernel_size": 4}, "conv_kernel_size"),
+        {"mixup_alpha": -1},
+        {"ema_decay": 1},
+        {"label_smoothing_factor": 1},
+        {"subword_buckets": -1},
+        {"metric_for_best_model": "f1"},
+        {"train_sampling_strategy": "grouped"},
+        {"early_stopping_patience": 2, "eval_strategy": "no"},
+        {"load_best_model_at_end": True, "eval_strategy": "no"},
+        {"mixup_alpha": 1, "torch_compile": True},
+        {"report_to": "paper"},
+        {"hub_model_id": "a/b/c"},
+        {"ngram_size": 3},
+        {"ngram_hidden_size": 8},
     ],
+    ids=str,
 )
 def test_settings_that_have_no_effect_or_contradict_are_refused_in_one_line(
-    data_folder: Path, tmp_path: Path, settings: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+    data_folder: Path, tmp_path: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ):
     error = refuse(small_words(data_folder, tmp_path / "run", **settings), capsys)
+    name = next(iter(settings))
     assert error.startswith("wave-network finetune: ")
-    assert message in error
+    assert f"--{name}" in error or settings[name] in error
     assert not (tmp_path / "run").exists()
 
 

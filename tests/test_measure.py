@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from wave_network.data.measure import (
-    calibrate,
-    describe_calibration,
-    fit_temperature,
-    measure,
-    negative_log_likelihood,
-)
+from wave_network.data.measure import calibrate, describe_calibration, fit_temperature, measure, negative_log_likelihood
 
 
 def draw(rows: int, scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -87,17 +81,10 @@ def test_the_calibration_is_that_worked_by_hand():
 @pytest.mark.parametrize("scale", [0.5, 3.0])
 def test_the_temperature_undoes_a_scale(scale: float):
     plain, scaled = draw(2000, 1.0), draw(2000, scale)
-    temperature, error = fit_temperature(*scaled) or (0, 0)
-    assert temperature == pytest.approx((fit_temperature(*plain) or (0, 0))[0] * scale, rel=1e-5)
+    temperature = fit_temperature(*scaled) or 0
+    assert temperature == pytest.approx((fit_temperature(*plain) or 0) * scale, rel=1e-5)
     likelihoods = [negative_log_likelihood(scaled[0] / (temperature * factor), scaled[1]) for factor in (0.98, 1, 1.02)]
     assert likelihoods[1] == min(likelihoods)
-    assert 0 < error < 0.2 * scale
-
-
-def test_the_standard_error_is_that_of_many_samples():
-    fitted = [fit_temperature(*draw(300, 1.0, seed)) or (0, 0) for seed in range(200)]
-    temperatures, errors = np.array(fitted).T
-    assert temperatures.std() == pytest.approx(errors.mean(), rel=0.15)
 
 
 def test_a_temperature_that_does_not_fit_is_not_set(capsys: pytest.CaptureFixture[str]):
@@ -112,13 +99,10 @@ def test_a_temperature_that_does_not_fit_is_not_set(capsys: pytest.CaptureFixtur
     assert calibrate({"validation": (right * np.nan, labels)}, fit=True) is None
 
 
-def test_a_fitted_temperature_tells_of_before_and_after(capsys: pytest.CaptureFixture[str]):
+def test_a_fitted_temperature_tells_of_before_and_after():
     splits = {"validation": draw(500, 3.0), "test": draw(100, 3.0, seed=1)}
     calibration = calibrate(splits, fit=True)
     assert calibration is not None
     for name, (logits, labels) in splits.items():
         assert calibration[name]["before"] == describe_calibration(logits, labels)
         assert calibration[name]["ece"] < calibration[name]["before"]["ece"]
-    assert capsys.readouterr().err == ""
-    calibrate({"validation": draw(12, 3.0)}, fit=True)
-    assert "is uncertain" in capsys.readouterr().err

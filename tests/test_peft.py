@@ -9,7 +9,7 @@ import torch
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, PeftModel, get_peft_model
 from transformers import Trainer, TrainingArguments
 
-from wave_network import WaveConfig, WaveForMaskedLM, WaveForSequenceClassification, WaveModel
+from wave_network import WaveConfig, WaveForMaskedLM, WaveForSequenceClassification
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_labels": 3, "hidden_dropout_prob": 0.0, "initializer_range": 0.3}
 MAPS = ["variants", "restore"]
@@ -106,8 +106,3 @@ def test_trainer_trains_the_adapter_alone(tmp_path):
         AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter"),
     ):
         assert torch.equal(loaded.eval()(**batch()).logits, expected)
-
-
-def test_an_adapter_without_named_maps_says_what_is_missing():
-    with pytest.raises(ValueError, match="target_modules"):
-        get_peft_model(build(WaveModel), LoraConfig(task_type="FEATURE_EXTRACTION"))

@@ -118,7 +118,7 @@ def test_excel_files_without_a_header_and_without_the_package(tmp_path: Path, mo
         load_text_data(path)
     assert read_rows(load_text_data(path, no_header=True)) == EXPECTED
     monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
-    with pytest.raises(ValueError, match="pip install openpyxl"):
+    with pytest.raises(ValueError, match="openpyxl"):
         load_text_data(path, no_header=True)
 
 
@@ -139,9 +139,8 @@ def test_excel_files_of_other_programs(tmp_path: Path):
 
 @pytest.mark.parametrize("pattern", ["{split}/{label}/{index}.txt", "{label}/{index}.txt"])
 def test_folders_of_classes(tmp_path: Path, pattern: str, caplog: pytest.LogCaptureFixture):
-    for index, row in enumerate(
-        [*ROWS, {"text": "d\xe9j\xe0 vu", "label": "sport"}, {"text": "none", "label": "unsup"}]
-    ):
+    more = [{"text": "d\xe9j\xe0 vu", "label": "sport"}, {"text": "none", "label": "unsup"}]
+    for index, row in enumerate(ROWS + more):
         for split in ("train", "test"):
             path = tmp_path / pattern.format(split=split, index=index, **row)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,10 +165,8 @@ def test_several_files_and_what_predict_left_beside_them(tmp_path: Path, caplog:
     assert "The splits ['other', 'zipped'] of" in caplog.text
     files = {"train_file": tmp_path / "train.csv", "validation_file": tmp_path / "other.csv"}
     data = load_text_data(**files, test_file=tmp_path / "test.csv")
-    assert (data.name, [len(split or ()) for split in (data.train, data.validation, data.test)]) == (
-        "train.csv",
-        [60, 9, 9],
-    )
+    assert data.name == "train.csv"
+    assert [len(split or ()) for split in (data.train, data.validation, data.test)] == [60, 9, 9]
     assert len(load_text_data(tmp_path / "train.csv", validation_file=tmp_path / "other.csv").validation) == 9
     for arguments in ({}, files | {"dataset": tmp_path}):
         with pytest.raises(ValueError, match="One of `dataset` and `train_file` must be given"):
@@ -245,14 +242,10 @@ GERMAN = [
 def test_encodings_and_delimiters_are_found(
     tmp_path: Path, encoding: str, delimiter: str, caplog: pytest.LogCaptureFixture
 ):
+    texts = [f"{GERMAN[index % 3]} {index}" for index in range(30)]
     rows = [
-        {
-            "Bewertung": f"{GERMAN[index % 3]} {index}",
-            "Note": str(index % 2),
-            "Datum": "2024-01-01",
-            "Preis": f"{index},5",
-        }
-        for index in range(30)
+        {"Bewertung": text, "Note": str(index % 2), "Datum": "2024-01-01", "Preis": f"{index},5"}
+        for index, text in enumerate(texts)
     ]
     path = write_table(tmp_path / "a.csv", rows, sep=delimiter, encoding=encoding)
     data = load_text_data(path)
@@ -338,14 +331,10 @@ def test_an_unknown_encoding_or_delimiter_is_refused(tmp_path: Path):
 
 def test_nested_json_and_columns_that_nobody_uses(tmp_path: Path):
     mixed = [1, "a", None, {"x": [1]}, [], {"y": {"z": 2}}]
+    others = [{"": value, "\ud800": 0} for value in mixed * 10]
     rows = [
-        {
-            "ticket": {"body": row["text"], "id": index},
-            "kind": {"name": row["label"]},
-            "": mixed[index % 6],
-            "\ud800": 0,
-        }
-        for index, row in enumerate(ROWS)
+        {"ticket": {"body": row["text"], "id": 7}, "kind": {"name": row["label"]}} | other
+        for row, other in zip(ROWS, others, strict=True)
     ]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     settings = {"text_columns": ["ticket.body"], "label_column": "kind.name"}
@@ -446,7 +435,7 @@ def test_numbers(tmp_path: Path):
         (["a;b", "a", "b", "c;a", "c"], {}, "look like several labels each: set `label_separator` to ';'"),
         (["a, b", "a", "b"], {"task": "number"}, "must be numbers such as 3.5 .*got 'a, b' in row 1"),
         (["3,5", "2,5"], {"task": "number"}, "must be numbers such as 3.5"),
-        (["['a' 'b']", "['b']"], {}, "must be a list such as .*in row 1.*`label_separator`"),
+        (["['a' 'b']", "['b']"], {}, "must be a list such as .*`label_separator`.*in row 1"),
         (["[a]", "[b]"], {}, "must be a list such as"),
         ([0.5, 1.5], {}, "set `task` to 'number' or 'single'"),
         ([["a", "b"], ["b"]], {"task": "single"}, "`task` 'multi' is for lists.*got 'single'"),
@@ -501,11 +490,8 @@ def test_no_text_is_on_both_sides_of_the_cut_and_all_labels_are_trained(rows: li
     try:
         data = load_text_data(([text for text, _ in rows], labels), validation_fraction=0.3, seed=seed)
     except ValueError as error:
-        reason = str(error)
-    else:
-        reason = ""
-    if reason:
-        assert "two rows of different texts" in reason or "at least two classes" in reason
+        if not re.search("two rows of different texts|at least two classes", str(error)):
+            raise
         return
     trained, validated = ([" ".join(text.split()) for text in split["text"]] for split in (data.train, data.validation))
     assert not set(trained) & set(validated)

@@ -124,11 +124,7 @@ def test_few_rows_are_cross_validated_by_a_probe(folder: Path, tmp_path: Path, t
         ("number", {"calibrate": True}, "--calibrate (True) is for one label a row; these rows have numbers"),
         ("multi", {"class_weights": "balanced"}, "--class_weights ('balanced') is for one label a row"),
         ("multi", {"teacher": "anywhere"}, "--teacher ('anywhere') is for one label a row"),
-        (
-            "number",
-            {"save_dtype": "float16"},
-            "is for one label a row or several labels a row; these",
-        ),
+        ("number", {"save_dtype": "float16"}, "is for one label a row or several labels a row; these"),
         (
             "number",
             {"metric_for_best_model": "accuracy"},
@@ -212,13 +208,6 @@ def test_a_precision_that_was_not_reached_is_refused(config: dict[str, Any], mes
     assert resolve_abstain({"classifier_abstain": {"0.95": 0.7}}, 0.95) == 0.7
 
 
-def test_a_scale_is_folded_into_the_classifier():
-    scale, classifier = Scale.find([1000.0, 3000.0]), torch.nn.Linear(4, 1)
-    vectors = torch.randn(5, 4)
-    expected = scale.undo(classifier(vectors).detach())
-    scale.fold_into(classifier)
-    np.testing.assert_allclose(classifier(vectors).detach(), expected, rtol=1e-5)
-    np.testing.assert_allclose(scale.undo(scale.apply([2020.5])), [2020.5])
-    assert Scale.find([7.0, 7.0]).deviation == 1
+def test_numbers_that_float32_does_not_hold_are_refused():
     with pytest.raises(ValueError, match="float32"):
         Scale.find([1.0, np.inf])

@@ -12,18 +12,11 @@ from small_runs import distance, finetune_small, make_rows, read_metrics, write_
 from torch import nn
 from transformers import set_seed
 
-from wave_network import WaveConfig, WaveForSequenceClassification, WaveModel, train_wave_tokenizer
+from wave_network import WaveConfig, WaveForSequenceClassification, train_wave_tokenizer
 from wave_network.data.tokens import DataCollatorWithPadding
 from wave_network.training.packing import DataCollatorWithPacking, takes_packed
 from wave_network.training.settings import RunArguments
-from wave_network.training.trainer import (
-    RAW_WEIGHTS,
-    ClassificationLoss,
-    WaveTrainer,
-    balance,
-    find_classifier,
-    make_loss,
-)
+from wave_network.training.trainer import RAW_WEIGHTS, ClassificationLoss, WaveTrainer, balance, make_loss
 
 SKEW = {"sport": 90, "money": 9, "space": 9}
 STEPS = {"eval_strategy": "steps", "eval_steps": 1, "num_train_epochs": None, "max_steps": 6, "save_total_limit": 20}
@@ -75,6 +68,7 @@ def test_the_order_of_the_rows_depends_on_seed_and_epoch_alone(tmp_path: Path):
 
 
 def test_the_weighted_loss_is_that_worked_by_hand():
+    torch.testing.assert_close(balance([0] * 6 + [1] * 2, 3)[:2], torch.tensor([8 / 12, 8 / 4]))
     logits, labels = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 3.0]]), torch.tensor([0, 1])
     weights, log_p = torch.tensor([0.5, 2.0, 1.0]), logits.log_softmax(-1)
     smooth = 0.1 * (weights * log_p).mean(-1)
@@ -85,23 +79,6 @@ def test_the_weighted_loss_is_that_worked_by_hand():
     torch.testing.assert_close(loss(outputs, labels, num_items_in_batch=8), -(own + smooth).sum() / 8)
     half = SimpleNamespace(logits=logits.half())
     assert loss(half, labels).dtype == torch.float32
-
-
-def test_balanced_weights_are_inverse_to_the_frequencies_and_one_on_average():
-    weights = balance([0] * 6 + [1] * 2, 3)
-    torch.testing.assert_close(weights[:2], torch.tensor([8 / 12, 8 / 4]))
-    assert weights[2].isfinite()
-    assert (6 * weights[0] + 2 * weights[1]) / 8 == 1
-
-
-def test_a_plain_loss_is_left_to_the_model(tmp_path: Path):
-    assert make_loss(RunArguments(str(tmp_path)), [0, 1], 2) is None
-    for settings in (
-        {"class_weights": "balanced"},
-        {"label_smoothing_factor": 0.1},
-        {"gradient_accumulation_steps": 2},
-    ):
-        assert isinstance(make_loss(RunArguments(str(tmp_path), **settings), [0, 1], 2), ClassificationLoss)
 
 
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
@@ -149,13 +126,6 @@ def test_mixup_is_the_loss_of_mixed_vectors_and_leaves_nothing_behind(tmp_path: 
     model.eval()  # validation is not mixed
     outputs = trainer.compute_loss(model, {"input_ids": ids, "labels": labels}, return_outputs=True)[1]
     torch.testing.assert_close(outputs.logits, plain)
-
-
-def test_the_classifier_is_found_or_asked_for():
-    model = make_classifier()
-    assert find_classifier(model) is model.classifier
-    with pytest.raises(ValueError, match=r"`mixup_alpha` is for a model whose logits come from an nn.Linear"):
-        find_classifier(WaveModel(model.config))
 
 
 # Averaged weights

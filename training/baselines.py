@@ -41,17 +41,11 @@ Predict = Callable[[Dataset], np.ndarray]
 
 def measure_baselines(data: TextData, folds: Folds | None, is_balanced: bool, seed: int) -> dict[str, dict[str, Any]]:
     """
-    Args:
-        data: The splits.
-        folds: Where validation rows are training rows that were held out in turn: which rows to learn from, and which
-            to measure on, each time.
-        is_balanced: Whether each class weighs the same.
-        seed: Decides which of very many training rows TF-IDF learns from.
+    For each split that is measured, what `measure` finds of "majority", which always gives the most frequent class, set
+    of labels or the mean, and of "tfidf" with `trained_rows`, the number of rows that it has learned from.
 
-    Returns:
-        For "validation" and "test", if there is one, what `measure` finds of "majority", which always gives the most
-        frequent class, set of labels or the mean, and of "tfidf". Its `trained_rows` is the number of rows that it has
-        learned from.
+    `folds` say, where validation rows are training rows that were held out in turn, which rows to learn from and which
+    to measure on, each time. The seed decides which of very many training rows TF-IDF learns from.
     """
     splits = {name: rows for name, rows in data.splits.items() if name != "train"}
     few, kind = draw_rows(data.train, len(data.label_names), seed), (data.task, len(data.label_names), is_balanced)

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -26,7 +27,7 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalPrediction
 
-from ..data.load import TextData, load_text_data
+from ..data.load import load_text_data
 from ..data.measure import METRICS, TITLES, calibrate, compute_metrics, measure, show
 from ..data.tokens import DataCollatorWithPadding, Losses
 from ..files import name_failures, read_json, refuse_existing, write_json
@@ -137,9 +138,12 @@ class Run:
 
     def read(self, dataset: Any) -> None:
         """Reads the rows, and settles what goes by them alone."""
-        arguments, self.data = self.arguments, read_data(self.data_arguments, dataset)
+        given = asdict(self.data_arguments) | ({} if dataset is None else {"dataset": dataset})
+        arguments, self.data = self.arguments, load_text_data(**given)
         labels, task = self.data.train["label"], self.data.task
         self.say(f"{self.data.name}: {self.data.found}")
+        if not self.data.validation_was_split and "validation_fraction" in find_changed(self.data_arguments):
+            raise ValueError("`validation_fraction` is for data without a validation split; these data have one.")
         check_task(task, find_changed(self.model_arguments) | arguments.changed)
         arguments.resolve_task(task)
         self.scale = Scale.find(labels) if task == "number" else None
@@ -156,11 +160,8 @@ class Run:
         self.is_new = find_start(self.model_arguments) is None and self.make_model is None
         arguments.subword_buckets = resolve_subwords(arguments.subword_buckets, self.tokenizer, self.is_new)
         set_seed(arguments.seed)
-        given, is_pair = (
-            (self.model_arguments, self.tokenizer, data.label_names),
-            "text_pair" in data.train.column_names,
-        )
-        self.model = self.make_model(*given) if self.make_model else get_model(*given, data.task, is_pair)
+        make = self.make_model or partial(get_model, task=data.task, is_pair="text_pair" in data.train.column_names)
+        self.model = make(self.model_arguments, self.tokenizer, data.label_names)
         columns = {"text_columns": data.text_columns, "label_column": data.label_column}  # for predict and evaluate
         separator = self.data_arguments.label_separator
         self.model.config.update(columns | ({} if separator is None else {"label_separator": separator}))
@@ -170,9 +171,8 @@ class Run:
         """Cuts the texts into tokens, and says what is lost and what is trained."""
         losses, counts = Losses(self.tokenizer), count_parameters(self.model)
         with self.arguments.main_process_first(desc="tokenize"):
-            self.encoded = {
-                name: encode(rows, self.tokenizer, losses, self.scale) for name, rows in self.data.splits.items()
-            }
+            splits = self.data.splits.items()
+            self.encoded = {name: encode(rows, self.tokenizer, losses, self.scale) for name, rows in splits}
         self.say(
             *losses.describe(": --max_length"),
             f"{type(self.model).__name__}: {counts['parameters']:,} parameters "
@@ -184,7 +184,7 @@ class Run:
         """Puts a probe into the head of an encoder, cross-validates few rows, and completes how it is trained."""
         arguments, model_arguments, data, model = self.arguments, self.model_arguments, self.data, self.model
         self.choice: Choice | None = None
-        self.logits: dict[str, tuple[NDArray, NDArray]] = {}  # of a split, and its labels
+        self.logits: dict[str, tuple[NDArray, NDArray]] = {}
         self.texts: Texts = []  # that a teacher is asked about
         if model_arguments.teacher is not None:
             self.texts = gather_texts(model_arguments, data, self.data_arguments.text_columns, arguments.seed)
@@ -238,26 +238,27 @@ class Run:
         if choice.is_alone or goes_on_from_probe(model, len(encoded)):
             choice.probe.put_into(model)
         found = ", ".join(f"{name} {show(metric, score)}" for name, score in choice.scores.items())
-        title, kept = (
-            TITLES[metric][0].upper() + TITLES[metric][1:],
-            " The probe is kept as it is." if choice.is_alone else "",
-        )
+        title, kept = TITLES[metric], " The probe is kept as it is." if choice.is_alone else ""
+        title = title[0].upper() + title[1:]
         self.say(f"{title} on {len(choice.rows):,} training rows held out in turn: {found}.{kept}")
         if self.is_crossed:
             numbers = data.numbers | {"validation": [data.numbers["train"][row] for row in choice.rows]}
             self.data = replace(data, validation=data.train.select(choice.rows), numbers=numbers)
-            self.logits["validation"] = self.restore(choice.logits), np.asarray(self.data.validation["label"])
+            self.keep_logits("validation", choice.logits)
 
-    def restore(self, values: ArrayLike) -> NDArray:
-        """Logits as they are, and numbers as they were before they were scaled."""
-        return np.asarray(values) if self.scale is None else self.scale.undo(values)
+    def keep_logits(self, split: str, logits: NDArray) -> None:
+        """What is measured of a split: logits, or numbers as they were before they were scaled, and its labels."""
+        labels = np.asarray(self.data.splits[split]["label"])
+        self.logits[split] = (logits if self.scale is None else self.scale.undo(logits)), labels
 
     def make_trainer(self, model: PreTrainedModel, arguments: RunArguments, rows: Dataset) -> WaveTrainer:
         labels, names, task = self.data.train["label"], self.data.label_names, self.data.task
         loss = make_loss(arguments, labels, len(names), task)
 
         def measure_epoch(found: EvalPrediction) -> dict[str, float]:
-            return compute_metrics(EvalPrediction(self.restore(found.predictions), self.restore(found.label_ids)), task)
+            if self.scale is not None:
+                found = EvalPrediction(self.scale.undo(found.predictions), self.scale.undo(found.label_ids))
+            return compute_metrics(found, task)
 
         return WaveTrainer(
             model=model,
@@ -278,8 +279,11 @@ class Run:
         if self.texts:
             settings |= {"teacher": self.model_arguments.teacher, "texts_of_teacher": len(self.texts)}
         self.begun = {"data": describe_data(self.data, self.is_crossed), "settings": settings}
-        if checkpoint is not None:
-            check_begun(self.folder, self.begun)
+        before = self.begun if checkpoint is None else read_json(self.folder / BEGUN)
+        for part, values in self.begun.items():  # the record of a mixture would be of neither
+            for name, value in values.items():
+                if (was := before[part].get(name)) != value:
+                    raise ValueError(f"`{name}` ({value!r}) must be what it was in the run that is resumed: {was!r}.")
         if self.is_main:
             # From the first checkpoint on, a push of the run folder finds code and tokenizer in it.
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -309,10 +313,10 @@ class Run:
         if self.arguments.save_dtype == "float16":
             self.model.half().float()  # what is measured is what is saved
         self.arguments.train_sampling_strategy = "random"  # of none, the order of length
-        for name in [name for name in ("validation", "test") if name in self.encoded]:
+        for name in [name for name in self.encoded if name != "train"]:
             order = np.argsort(self.encoded[name]["length"], kind="stable")
-            prediction, places = self.trainer.predict(self.encoded[name].select(order)), np.argsort(order)
-            self.logits[name] = self.restore(prediction.predictions)[places], self.restore(prediction.label_ids)[places]
+            logits = np.asarray(self.trainer.predict(self.encoded[name].select(order)).predictions)
+            self.keep_logits(name, logits[np.argsort(order)])
 
     def measure(self) -> dict[str, Any]:
         """What was reached. What is decided by validation rows goes into the config."""
@@ -335,8 +339,7 @@ class Run:
         if self.scale is not None:
             self.scale.fold_into(find_classifier(model))
         save(folder, model, self.tokenizer, arguments.save_dtype)
-        logits = {name: values for name, (values, _) in self.logits.items()}
-        write_mistakes(folder / "mistakes.csv", data, logits, self.temperature or 1.0, self.thresholds)
+        write_mistakes(folder / "mistakes.csv", data, self.logits, self.temperature or 1.0, self.thresholds)
         baselines: dict[str, Any] = {}
         if not arguments.no_baseline:
             folds = self.choice.folds if self.is_crossed and self.choice is not None else None
@@ -397,29 +400,16 @@ def find_checkpoint(folder: Path, wanted: str | None) -> Path | None:
     checkpoint = find_last(folder) if wanted else None
     if checkpoint is None:
         return None
-    if not (checkpoint / "optimizer.pt").exists():
-        raise ValueError(f"{str(checkpoint)!r} has no state of the optimizer: nothing can go on from it.")
     best = read_json(checkpoint / "trainer_state.json")["best_model_checkpoint"]
     if best is not None and not Path(best).is_dir():
         raise ValueError(f"The best checkpoint so far, {best!r}, is not there: start where the run was started.")
     return checkpoint
 
 
-def check_begun(folder: Path, begun: Mapping[str, Any]) -> None:
-    """A ValueError if a run that is resumed was begun with other rows or settings: its record would be of neither."""
-    record = read_json(folder / BEGUN)
-    for part, values in begun.items():
-        for name, value in values.items():
-            if (before := record[part].get(name)) != value:
-                raise ValueError(f"`{name}` ({value!r}) must be what it was in the run that is resumed: {before!r}.")
-
-
 def load_stopped(trainer: WaveTrainer, checkpoint: Path) -> bool:
     """Loads the weights of a run that had stopped early and was ended before it had written its results."""
-    patience, state = (
-        trainer.args.early_stopping_patience,
-        TrainerState.load_from_json(checkpoint / "trainer_state.json"),
-    )
+    patience = trainer.args.early_stopping_patience
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     stopping = (state.stateful_callbacks or {}).get(EarlyStoppingCallback.__name__)
     if not patience or not stopping or stopping["attributes"]["early_stopping_patience_counter"] < patience:
         return False
@@ -427,13 +417,6 @@ def load_stopped(trainer: WaveTrainer, checkpoint: Path) -> bool:
     load_model(cast(nn.Module, trainer.model), Path(best or checkpoint, "model.safetensors"))
     trainer.state = state
     return True
-
-
-def read_data(arguments: DataArguments, dataset: Any = None) -> TextData:
-    data = load_text_data(**asdict(arguments) | ({} if dataset is None else {"dataset": dataset}))
-    if not data.validation_was_split and "validation_fraction" in find_changed(arguments):
-        raise ValueError(f"`validation_fraction` is for data without a validation split; {data.name!r} has one.")
-    return data
 
 
 def check_task(task: str, changed: Mapping[str, Any]) -> None:

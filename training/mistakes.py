@@ -16,7 +16,7 @@ from ..files import open_whole
 def write_mistakes(
     path: Path,
     data: TextData,
-    logits: Mapping[str, NDArray],
+    logits: Mapping[str, tuple[NDArray, NDArray]],
     temperature: float = 1.0,
     thresholds: Sequence[float] | None = None,
 ) -> None:
@@ -24,29 +24,21 @@ def write_mistakes(
     Writes the rows that are wrong, the most confident mistakes of all splits first, with the columns `split`, `row`
     (from 0, as `predict` counts, in what the split was read from), `text` and `text_pair`, `label`, `predicted` and
     `probability`, that of the wrong answer; of several labels, that of the wrongest one. Numbers have an `error` in
-    place of it, and those are listed that are further off than the mean.
-
-    Args:
-        path: The CSV to write, with a byte order mark: without it Excel reads UTF-8 as another encoding.
-        data: The splits.
-        logits: (N, K) for "validation" and "test", if there is one, in the order of the rows.
-        temperature, thresholds: Of the classifier.
+    place of it, and those are listed that are further off than the mean. `logits` has those (N, K) of each split, and
+    its labels.
     """
     found = []
     names = [name for name in data.train.column_names if name != "label"]
-    for split, values in logits.items():
-        rows = data.splits[split]
-        for index, label, predicted, score in find_wrong(
-            data, values, np.asarray(rows["label"]), temperature, thresholds
-        ):
-            texts = (rows[index][name] for name in names)
+    for split, measured in logits.items():
+        for index, label, predicted, score in find_wrong(data, *measured, temperature, thresholds):
+            texts = (data.splits[split][index][name] for name in names)
             found.append([split, data.numbers[split][index], *texts, label, predicted, score])
     found.sort(key=lambda row: -row[-1])
     with open_whole(path) as file:
-        file.write("\ufeff")
-        score = "error" if data.task == "number" else "probability"
+        file.write("\ufeff")  # without it Excel reads UTF-8 as another encoding
+        how_wrong = "error" if data.task == "number" else "probability"
         rows = ([*row, f"{score:.6g}"] for *row, score in found)
-        csv.writer(file).writerows([["split", "row", *names, "label", "predicted", score], *rows])
+        csv.writer(file).writerows([["split", "row", *names, "label", "predicted", how_wrong], *rows])
 
 
 def find_wrong(
@@ -67,5 +59,5 @@ def find_wrong(
         given_NK, true_NK, p_NK = decide(values, thresholds), labels > 0, expit(values)
         wrong_NK = np.where(given_NK, p_NK, 1 - p_NK) * (given_NK != true_NK)
         for index in np.flatnonzero((given_NK != true_NK).any(-1)):
-            words = (";".join(names[each[index]]) for each in (true_NK, given_NK))
-            yield int(index), *words, float(wrong_NK[index].max())
+            label, predicted = (";".join(names[each[index]]) for each in (true_NK, given_NK))
+            yield int(index), label, predicted, float(wrong_NK[index].max())

@@ -30,10 +30,10 @@ class Progress(ProgressCallback):
         self.training_bar = self.open_bar("Training", state.max_steps, args, state)
         self.current_step, self.loss, self.since = 0, "", time.perf_counter()
 
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **more: Any) -> None:
         if self.prediction_bar is None:
-            self.prediction_bar = self.open_bar("Measuring", len(kwargs["eval_dataloader"]), args, state)
-        super().on_prediction_step(args, state, control, **kwargs)
+            self.prediction_bar = self.open_bar("Measuring", len(eval_dataloader), args, state)
+        super().on_prediction_step(args, state, control, eval_dataloader, **more)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Trainer logs the loss first, and then what it has validated, if it has."""
