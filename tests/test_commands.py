@@ -191,7 +191,7 @@ WRONG = """
 --eval_strategy never | --eval_strategy: invalid choice: 'never'
 --eval_strategy steps --eval_steps -1 | --eval_steps must be
 --save_strategy steps | --save_strategy must be best, or that of --eval_strategy
---lr_scheduler_kwargs { | --lr_scheduler_kwargs must be JSON
+--lr_scheduler_kwargs { | --lr_scheduler_kwargs must be a JSON object
 --lr_scheduler_kwargs [] | --lr_scheduler_kwargs must be a JSON object
 --optim sgd --adam_beta1 0.5 | sgd does not read --adam_beta1
 --optim_args a=b | does not read --optim_args

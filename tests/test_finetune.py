@@ -305,7 +305,7 @@ def test_other_settings_of_transformers_have_their_effect(data_folder: Path, tmp
     plain = finetune_small(data_folder, tmp_path / "plain", **settings)
     same = finetune_small(data_folder, tmp_path / "checkpointed", gradient_checkpointing=True, **settings)
     assert distance(plain, same) < 1e-6
-    for other in ({"weight_decay": 0.5}, {"seed": 1}, {"neftune_noise_alpha": 5.0}, {"label_smoothing_factor": 0.5}):
+    for other in ({"weight_decay": 0.5}, {"seed": 1}, {"label_smoothing_factor": 0.5}):
         assert distance(plain, finetune_small(data_folder, tmp_path / str(other), **settings, **other)) > 1e-4
 
 
