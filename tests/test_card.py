@@ -347,6 +347,19 @@ def test_the_f1_of_each_of_several_labels_is_drawn(folder: Path, capsys: pytest.
     assert [text.get_text() for text in axes.texts] == ["0.84 (10)", "0.82 (10)", "0.67 (5)"]
 
 
+def test_numbers_are_drawn_over_the_true_ones(folder: Path):
+    result = {"rows": 3, "spearman": 0.5, "pearson": 0.4, "mse": 2.0, "mae": 1.0, "points": [[1, 1], [3, 2], [2, 4]]}
+    for fields, value in ((["task"], "number"), (["calibration"], None), (["data", "label_names"], [])):
+        edit(folder / "metrics.json", *fields, value=value)
+    edit(folder / "metrics.json", "results", value={"test": result})
+    assert [path.name for path in draw_pictures(folder)] == ["numbers.png"]
+    card = write_card(folder).read_text(encoding="utf-8")
+    assert "](numbers.png)" in card
+    assert read_tables(card)[2][1] == ["test", "3", "0.5", "0.4", "2", "1"]
+    axes = pictures.draw_numbers(result).axes[0]
+    assert axes.collections[0].get_offsets().tolist() == result["points"]
+
+
 def test_a_name_that_cannot_be_drawn_is_a_number():
     families, missing = find_fonts(["\U0001d49c sport", "\ue123"])
     assert missing == {"\ue123"}
