@@ -182,15 +182,7 @@ def test_texts_are_laid_end_to_end_and_give_the_logits_of_padded_ones():
         torch.testing.assert_close(packed, model(input_ids=padded, attention_mask=padded.ne(0).long()).logits)
 
 
-def test_what_makes_no_packed_batch_is_named():
-    pack = DataCollatorWithPacking()
-    for features, message in (
-        ([], "`features` must hold a text"),
-        ([{"input_ids": []}], "`features` must hold a text"),
-        ([{"input_ids": [1, 0], "attention_mask": [1, 0]}], "`attention_mask` of a feature must be 1 everywhere"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            pack(features)
+def test_a_model_says_whether_it_takes_packed_batches():
     assert takes_packed(make_classifier())
     assert not takes_packed(nn.Linear(1, 1))
 

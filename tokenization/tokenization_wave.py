@@ -2,6 +2,7 @@
 
 import json
 import os
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from itertools import accumulate
@@ -17,7 +18,6 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, 
 MODEL_MAX_LENGTH = 512
 SPECIAL_TOKENS = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
 SPECIAL = list(SPECIAL_TOKENS.values())
-INPUT_NAMES = ["input_ids", "token_type_ids", "attention_mask"]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 # Stands before each word. No word has a space in it, so that none is taken for it.
 BEGIN = " "
@@ -44,11 +44,8 @@ def train_wave_tokenizer(
 
     Args:
         texts: The corpus, one text at a time; it is read once, and only its distinct words are held.
-        vocab_size: The most tokens to learn, with the 5 special ones; 256 bytes come on top of them. A small corpus
-            gives fewer, and one with more distinct characters than that gives more.
-        lowercase: Whether to lowercase.
-        model_max_length: The length in tokens to which `truncation=True` cuts.
-        show_progress: Whether to show a progress bar.
+        vocab_size: The most tokens to learn, with the 5 special ones; 256 bytes come on top of them. A corpus with more
+            distinct characters gives more.
 
     Returns:
         The tokenizer: `[CLS] text [SEP]`, pairs as `[CLS] first [SEP] second [SEP]`, padded with `[PAD]` (id 0). What
@@ -88,9 +85,9 @@ def train_wave_tokenizer(
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, model_max_length=model_max_length, model_input_names=INPUT_NAMES, **SPECIAL_TOKENS
-    )
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    settings: dict[str, Any] = {"model_max_length": model_max_length, "model_input_names": names} | SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
@@ -118,8 +115,7 @@ def find_alphabet(words: dict[str, int]) -> list[str]:
             counts[character] += count
     ordered = sorted(counts, key=lambda character: (-counts[character], character))
     before = accumulate((counts[character] for character in ordered), initial=0)
-    enough = COVERAGE * counts.total()
-    return [BEGIN, *(character for character, covered in zip(ordered, before, strict=False) if covered < enough)]
+    return [BEGIN, *ordered[: bisect_left([*before], COVERAGE * counts.total())]]
 
 
 def spell(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]] | None:

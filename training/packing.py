@@ -15,31 +15,19 @@ def takes_packed(model: nn.Module) -> bool:
 
 class DataCollatorWithPacking:
     """
-    Batches without padding, in place of `DataCollatorWithPadding`, for a model whose `forward` takes `cu_seq_lens`. The
-    logits are the same, one row for each text, in order.
+    Batches without padding, in place of `DataCollatorWithPadding`. The logits are the same, one row for each text.
 
-    From N features, what a tokenizer gives for one text each and maybe `labels`, with T tokens in all it makes
-
-        labels                          (N,), first: Trainer counts the rows of a batch by the first tensor in it
-        input_ids, token_type_ids, position_ids    (1, T)
-        cu_seq_lens                     (N + 1,): text n stands from `cu_seq_lens[n]` to `cu_seq_lens[n + 1]`
-
-    Raises:
-        ValueError: There is no feature, or one is padded.
+    From N texts without padding, with T tokens in all, it makes `input_ids` and `token_type_ids` (1, T), `cu_seq_lens`
+    (N + 1,), between which the texts stand, and `labels`, first: Trainer counts the rows by the first tensor.
     """
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        if not features or not any(len(feature["input_ids"]) for feature in features):
-            raise ValueError(f"`features` must hold a text with at least one token, got {len(features)} features.")
-        if any(0 in feature.get("attention_mask", ()) for feature in features):
-            raise ValueError("`attention_mask` of a feature must be 1 everywhere: padded texts cannot be packed.")
         batch = {}
         if "labels" in features[0]:
             batch["labels"] = torch.tensor([feature["labels"] for feature in features])
-        for name in ("input_ids", "token_type_ids", "position_ids"):
+        for name in ("input_ids", "token_type_ids"):
             if name in features[0]:
-                rows = [torch.as_tensor(feature[name], dtype=torch.long) for feature in features]
-                batch[name] = torch.cat(rows)[None]
+                batch[name] = torch.cat([torch.tensor(feature[name]) for feature in features])[None]
         lengths_N = torch.tensor([len(feature["input_ids"]) for feature in features])
         batch["cu_seq_lens"] = nn.functional.pad(lengths_N.cumsum(0), (1, 0))
         return batch
