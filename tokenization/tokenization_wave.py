@@ -64,7 +64,7 @@ def train_wave_tokenizer(
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), *[normalizers.Lowercase()] * bool(lowercase)])
     split = pre_tokenizers.Split(WORDS, "removed", invert=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.Metaspace(BEGIN, "always", split=False)])
-    alphabet = find_alphabet({backend.normalizer.normalize_str(word): count for word, count in words.items()})
+    alphabet = find_alphabet(words, backend.normalizer)
     trainer = BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
@@ -80,11 +80,8 @@ def train_wave_tokenizer(
     merges = [tuple(pair) for pair in model["merges"]]
     backend.model = BPE(vocabulary, merges, unk_token="[UNK]", byte_fallback=True)
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(BEGIN, 1, 0)])
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
-    )
+    frame = [(token, vocabulary[token]) for token in ("[SEP]", "[CLS]")]
+    backend.post_processor = processors.BertProcessing(*frame)
     names = ["input_ids", "token_type_ids", "attention_mask"]
     settings: dict[str, Any] = {"model_max_length": model_max_length, "model_input_names": names} | SPECIAL_TOKENS
     return PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
@@ -107,11 +104,11 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
     return words
 
 
-def find_alphabet(words: dict[str, int]) -> list[str]:
+def find_alphabet(words: Counter[str], normalizer: Any) -> list[str]:
     """The most frequent characters, as many as make up `COVERAGE` of the words, and what a word begins with."""
     counts: Counter[str] = Counter()
     for word, count in words.items():
-        for character in word:
+        for character in normalizer.normalize_str(word):
             counts[character] += count
     ordered = sorted(counts, key=lambda character: (-counts[character], character))
     before = accumulate((counts[character] for character in ordered), initial=0)
@@ -140,12 +137,8 @@ def spell(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]] | None:
 
 def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTrainedTokenizerBase:
     """
-    Loads a tokenizer from a folder, from the Hub, or from a vocabulary of BERT, one token on each line.
-
-    Args:
-        name_or_file: A folder with a saved tokenizer or a `vocab.txt` alone, a name on the Hub, or a `.txt` file.
-        kwargs: For `AutoTokenizer.from_pretrained`, or `BertTokenizer` of a vocabulary; for example `model_max_length`
-            (512 for a vocabulary, unless given).
+    Loads a tokenizer by `AutoTokenizer` from a folder or a name on the Hub, or by `BertTokenizer` from a vocabulary, a
+    file with one token on each line or a folder that holds a `vocab.txt` alone. They get the `kwargs`.
 
     Raises:
         ValueError: The file is no vocabulary in UTF-8 that holds each token once and the special ones among them.

@@ -1,6 +1,6 @@
-"""Transformers' Trainer with the losses, mixup, averaged weights and order of rows that `finetune` has."""
+"""Transformers' Trainer with the losses, mixup, averaged weights, order of rows and packing that `finetune` has."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,34 +63,47 @@ class ClassificationLoss:
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         """`outputs.logits` (N, K), labels (N,) or (N, K), and how many a step has (None: these). For Trainer."""
-        logits, sums = outputs.logits.float(), {"reduction": "sum"}
+        logits = outputs.logits.float()
         if self.task == "single":
             weights = None if self.class_weights is None else self.class_weights.to(labels.device)
-            total = nn.functional.cross_entropy(logits, labels, weights, label_smoothing=self.label_smoothing, **sums)
-        elif self.task == "multi":
-            total = nn.functional.binary_cross_entropy_with_logits(logits, labels, **sums)
+            measure = nn.CrossEntropyLoss(weights, reduction="sum", label_smoothing=self.label_smoothing)
         else:
-            total = nn.functional.mse_loss(logits.view_as(labels), labels, **sums)
+            measure = (nn.BCEWithLogitsLoss if self.task == "multi" else nn.MSELoss)(reduction="sum")
+        total = measure(logits.view_as(labels) if self.task == "number" else logits, labels)
         return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
-def make_loss(
-    arguments: RunArguments, labels: Sequence[Any], num_labels: int, task: str = "single"
-) -> ClassificationLoss | None:
-    """The loss that the settings ask for. None is the model's own, the mean of one batch."""
-    is_balanced = arguments.class_weights == "balanced"
+def make_loss(arguments: RunArguments, labels: Sequence[Any], classes: int, task: str = "single") -> Any:
+    """
+    The loss that the settings ask for. None is the model's own, the mean of one batch. Balanced weights of classes are
+    inverse to the frequencies and 1 on average over the rows; a class without rows counts as one row.
+    """
+    smoothing, weights = arguments.label_smoothing_factor, None
+    if arguments.class_weights == "balanced":
+        counts = np.bincount(labels, minlength=classes)
+        weights = torch.tensor(len(labels) / (np.count_nonzero(counts) * counts.clip(min=1)), dtype=torch.float32)
     # Trainer takes the mean of the means of several batches, in which a row of a short batch counts more.
     is_one_batch = arguments.gradient_accumulation_steps == 1 and arguments.world_size == 1
-    if is_one_batch and not (is_balanced or arguments.label_smoothing_factor or arguments.mixup_alpha):
-        return None
-    weights = balance(labels, num_labels) if is_balanced else None
-    return ClassificationLoss(arguments.label_smoothing_factor, weights, task)
+    is_own = is_one_batch and weights is None and not (smoothing or arguments.mixup_alpha)
+    return None if is_own else ClassificationLoss(smoothing, weights, task)
 
 
-def balance(labels: Sequence[int], num_labels: int) -> torch.Tensor:
-    """Class weights, inverse to the frequencies and 1 on average over the rows. A class without rows counts as one."""
-    counts = np.bincount(labels, minlength=num_labels)
-    return torch.tensor(counts.sum() / (np.count_nonzero(counts) * counts.clip(min=1)), dtype=torch.float32)
+class DataCollatorWithPacking:
+    """
+    Batches of texts laid end to end, in place of `DataCollatorWithPadding`. The logits are the same, one row a text.
+
+    From N texts without padding, with T tokens in all, it makes `input_ids` and `token_type_ids` (1, T), `cu_seq_lens`
+    (N + 1,), between which the texts stand, and `labels`, first: Trainer counts the rows by the first tensor.
+    """
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = {}
+        for name in ("labels", "input_ids", "token_type_ids"):
+            if name in features[0]:
+                values = [torch.tensor(each[name]) for each in features]
+                batch[name] = torch.stack(values) if name == "labels" else torch.cat(values)[None]
+        lengths_N = torch.tensor([len(each["input_ids"]) for each in features])
+        return batch | {"cu_seq_lens": nn.functional.pad(lengths_N.cumsum(0), (1, 0))}
 
 
 def find_classifier(model: nn.Module, name_of_user: str = "`mixup_alpha`") -> nn.Linear:
@@ -183,31 +196,28 @@ class WaveTrainer(Trainer):
         self.control.should_save |= bool(is_best and self.args.load_best_model_at_end)
         return is_best
 
-    def compute_loss(
-        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: Any, *arguments: Any, **settings: Any) -> Any:
         """
-        With `mixup_alpha` the mix of two losses (Guo, Mao and Zhang, 2019, arXiv 1905.08941, section 3.2): with h the
-        vectors that the classifier reads, a permutation s of the batch and one c ~ Beta(alpha, alpha),
+        With `mixup_alpha` (Guo, Mao and Zhang, 2019, arXiv 1905.08941, section 3.2) the vectors h before the classifier
+        and the losses are mixed, with a permutation s of the batch and one c ~ Beta(alpha, alpha):
 
             h_n <- c h_n + (1 - c) h_s(n),    loss = c loss(y) + (1 - c) loss(y_s)
         """
-        alpha, loss = self.args.mixup_alpha, cast(Callable, self.compute_loss_func)
+        alpha, loss = self.args.mixup_alpha, cast(Any, self.compute_loss_func)
         if not (alpha and model.training):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return super().compute_loss(model, inputs, *arguments, **settings)
         share = float(torch.distributions.Beta(alpha, alpha).sample())
         others_N = torch.randperm(len(inputs["labels"])).to(inputs["labels"].device)
 
         def mix(classifier: nn.Module, given: tuple[torch.Tensor]) -> torch.Tensor:
             return share * given[0] + (1 - share) * given[0][others_N]
 
-        def mixed_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-            others = loss(outputs, labels[others_N], num_items_in_batch)
-            return share * loss(outputs, labels, num_items_in_batch) + (1 - share) * others
+        def mixed_loss(outputs: Any, labels: torch.Tensor, **count: Any) -> torch.Tensor:
+            return share * loss(outputs, labels, **count) + (1 - share) * loss(outputs, labels[others_N], **count)
 
         self.compute_loss_func = mixed_loss
         with find_classifier(self.accelerator.unwrap_model(model)).register_forward_pre_hook(mix):
-            found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            found = super().compute_loss(model, inputs, *arguments, **settings)
         self.compute_loss_func = loss
         return found
 
