@@ -43,7 +43,7 @@ def train_wave_tokenizer(
     a character that the corpus lacks is read as its bytes, so that no text is unknown.
 
     Args:
-        texts: The corpus, one text at a time; it is read once, and only its distinct words are held.
+        texts: The corpus, which is read once; only its distinct words are held.
         vocab_size: The most tokens to learn, with the 5 special ones; 256 bytes come on top of them. A corpus with more
             distinct characters gives more.
 
@@ -53,8 +53,7 @@ def train_wave_tokenizer(
         give the same one in every process.
 
     Raises:
-        ValueError: `texts` is a string, holds what is no string of Unicode characters, or no word; or `vocab_size` is
-            no integer from 6 to 2**24.
+        ValueError: `texts` is one string, or holds no word or no strings of Unicode; `vocab_size` is not 6 to 2**24.
     """
     # tokenizers reserves memory for so many tokens at once.
     if not isinstance(vocab_size, int) or not len(SPECIAL) < vocab_size <= 2**24:
@@ -65,14 +64,8 @@ def train_wave_tokenizer(
     split = pre_tokenizers.Split(WORDS, "removed", invert=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.Metaspace(BEGIN, "always", split=False)])
     alphabet = find_alphabet(words, backend.normalizer)
-    trainer = BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=SPECIAL,
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        show_progress=show_progress,
-    )
+    settings: dict[str, Any] = {"special_tokens": SPECIAL, "initial_alphabet": alphabet, "show_progress": show_progress}
+    trainer = BpeTrainer(vocab_size=vocab_size, min_frequency=2, limit_alphabet=len(alphabet), **settings)
     backend.train_from_iterator((" ".join([word] * count) for word, count in words.items()), trainer, len(words))
     model = json.loads(backend.to_str())["model"]
     tokens = [*SPECIAL, *BYTES, *sorted(model["vocab"], key=model["vocab"].get)[len(SPECIAL) :]]
@@ -83,7 +76,7 @@ def train_wave_tokenizer(
     frame = [(token, vocabulary[token]) for token in ("[SEP]", "[CLS]")]
     backend.post_processor = processors.BertProcessing(*frame)
     names = ["input_ids", "token_type_ids", "attention_mask"]
-    settings: dict[str, Any] = {"model_max_length": model_max_length, "model_input_names": names} | SPECIAL_TOKENS
+    settings = {"model_max_length": model_max_length, "model_input_names": names} | SPECIAL_TOKENS
     return PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
 
 
@@ -122,7 +115,7 @@ def spell(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]] | None:
     ("▁wave" begins) and here (" wave" begins).
     """
     vocabulary = tokenizer.get_vocab()
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     is_wordpiece = isinstance(model, WordPiece)
     mark = model.continuing_subword_prefix if is_wordpiece else BEGIN if BEGIN in vocabulary else "▁"
     if not is_wordpiece and mark not in vocabulary:

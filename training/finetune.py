@@ -305,7 +305,7 @@ class Run:
             self.trainer.add_callback(EarlyStoppingCallback(patience, arguments.early_stopping_threshold))
         has_ended = checkpoint is not None and load_stopped(self.trainer, checkpoint)
         if arguments.num_train_epochs and not has_ended:
-            self.trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+            self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         fold_subwords(model)
 
     def predict(self) -> None:

@@ -11,8 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..tokenization import spell
 
-# The shortest and the longest character n-grams, with the marks "<" and ">" of where a word begins and ends.
-SHORTEST, LONGEST = 3, 5
+SIZES = range(3, 6)  # of character n-grams, with the marks "<" and ">" of where a word begins and ends
 BUCKETS = 16384  # of a new model
 
 
@@ -77,15 +76,11 @@ class SubwordEmbedding(nn.Module):
 
 def cut_grams(piece: str) -> list[str]:
     """The character n-grams of a piece, the shortest ones first."""
-    sizes = range(SHORTEST, LONGEST + 1)
-    return [piece[start : start + size] for size in sizes for start in range(len(piece) - size + 1)]
+    return [piece[start : start + size] for size in SIZES for start in range(len(piece) - size + 1)]
 
 
 def mark_words(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
-    """
-    What each id of a tokenizer stands for: "<wave>" is a word or how one begins, "ing>" a piece within one, "" a
-    special token or a single byte. None if its tokens do not say where a word begins.
-    """
+    """What `spell` has of each id: "<wave>" is a word or how one begins, "ing>" goes on, "" has no spelling."""
     spellings = spell(tokenizer)
     return None if spellings is None else ["<" * begins + f"{text}>" if text else "" for text, begins in spellings]
 

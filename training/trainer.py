@@ -33,10 +33,8 @@ def find_last(folder: Path) -> Path | None:
 
 class SeededSampler(LengthGroupedSampler):
     """
-    Rows grouped by length, in an order that depends on the seed and the epoch alone.
-
-    The base class draws from the global generator. The processes of `torchrun` would share out different orders, with
-    some rows in both and some in none, and a run that goes on would leave out other rows than it had seen.
+    Rows grouped by length, in an order of the seed and the epoch alone. By the global generator the processes of
+    `torchrun` would share out different orders, and a run that goes on would leave out other rows than it had seen.
     """
 
     def __init__(self, trainer: Trainer, batch_size: int, lengths: list[int]):
@@ -53,8 +51,8 @@ class SeededSampler(LengthGroupedSampler):
 class ClassificationLoss:
     """
     The loss of a task, cross-entropy ("single"), binary cross-entropy ("multi") or squared error ("number"), as the
-    mean over the labels of a step: also those of accumulated batches and other processes, so that four batches of four
-    rows make the step that one of sixteen makes. Label smoothing and weights of classes (K,) are for "single".
+    mean over the labels of a step, those of accumulated batches and other processes among them. Label smoothing and
+    weights of classes (K,) are for "single".
     """
 
     label_smoothing: float = 0.0
@@ -66,7 +64,7 @@ class ClassificationLoss:
         logits = outputs.logits.float()
         if self.task == "single":
             weights = None if self.class_weights is None else self.class_weights.to(labels.device)
-            measure = nn.CrossEntropyLoss(weights, reduction="sum", label_smoothing=self.label_smoothing)
+            measure: nn.Module = nn.CrossEntropyLoss(weights, reduction="sum", label_smoothing=self.label_smoothing)
         else:
             measure = (nn.BCEWithLogitsLoss if self.task == "multi" else nn.MSELoss)(reduction="sum")
         total = measure(logits.view_as(labels) if self.task == "number" else logits, labels)
@@ -108,9 +106,9 @@ class DataCollatorWithPacking:
 
 def find_classifier(model: nn.Module, name_of_user: str = "`mixup_alpha`") -> nn.Linear:
     """The last linear map of a classifier of texts. ValueError, which says for what, if there is none to be found."""
-    found = [getattr(model, name, None) for name in CLASSIFIERS]
-    if linear := [each for each in found if isinstance(each, nn.Linear)]:
-        return linear[0]
+    for name in CLASSIFIERS:
+        if isinstance(found := getattr(model, name, None), nn.Linear):
+            return found
     wanted = f"an nn.Linear called {' or '.join(CLASSIFIERS)}"
     raise ValueError(f"{name_of_user} is for a model whose logits come from {wanted}; {type(model).__name__} has none.")
 
@@ -126,8 +124,8 @@ class WeightAveraging(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         def update(averages: Any, weights: Any, count: Any) -> None:
-            decay = min(args.ema_decay, (1 + int(count)) / (10 + int(count)))
-            get_ema_multi_avg_fn(decay)(averages, weights, count)
+            before = int(count)
+            get_ema_multi_avg_fn(min(args.ema_decay, (1 + before) / (10 + before)))(averages, weights, count)
 
         self.average = AveragedModel(kwargs["model"], multi_avg_fn=update)
         self.average.n_averaged.fill_(state.global_step)
@@ -156,11 +154,12 @@ class WaveTrainer(Trainer):
     """
 
     args: RunArguments
+    model: Any
 
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
-        self.remove_callback(PrinterCallback)
-        self.remove_callback(ProgressCallback)
+        for each in (PrinterCallback, ProgressCallback):
+            self.remove_callback(each)
         self.add_callback(Progress())
         self.averaging = WeightAveraging()
         if self.args.ema_decay:
@@ -189,9 +188,8 @@ class WaveTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
         # Trainer keeps the first of two equal epochs, which has learned less.
-        if not is_best and metrics[f"eval_{self.args.metric_for_best_model}"] == self.state.best_metric:
-            self.state.best_global_step = self.state.global_step
-            is_best = True
+        if metrics[f"eval_{self.args.metric_for_best_model}"] == self.state.best_metric:
+            self.state.best_global_step, is_best = self.state.global_step, True
         # Also between two saves: Trainer would record this step and keep another.
         self.control.should_save |= bool(is_best and self.args.load_best_model_at_end)
         return is_best
