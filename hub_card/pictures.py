@@ -75,8 +75,8 @@ def draw_confusion(result: dict[str, Any], names: list[str]) -> Any:
     axes.tick_params(labelsize=min(10, 40 * size / len(names)))
     if len(names) > NAMED_CLASSES:
         axes.set(xticks=[], yticks=[])
-    for text, count in zip(display.text_.flat if is_numbered else (), counts.flat, strict=False):
-        text.set_text(f"{count:,}")
+    for text, count, share in zip(display.text_.flat if is_numbered else (), counts.flat, shares.flat, strict=False):
+        text.set(text=f"{count:,}", color="white" if share > 0.5 else "black")
     return figure
 
 
