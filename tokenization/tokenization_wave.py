@@ -43,7 +43,7 @@ def train_wave_tokenizer(
     a character that the corpus lacks is read as its bytes, so that no text is unknown.
 
     Args:
-        texts: The corpus, one text at a time; it is read once, and only its distinct words are held.
+        texts: The corpus, which is read once; only its distinct words are held.
         vocab_size: The most tokens to learn, with the 5 special ones; 256 bytes come on top of them. A corpus with more
             distinct characters gives more.
 
@@ -53,8 +53,7 @@ def train_wave_tokenizer(
         give the same one in every process.
 
     Raises:
-        ValueError: `texts` is a string, holds what is no string of Unicode characters, or no word; or `vocab_size` is
-            no integer from 6 to 2**24.
+        ValueError: `texts` is one string, or holds no word or no strings of Unicode; `vocab_size` is not 6 to 2**24.
     """
     # tokenizers reserves memory for so many tokens at once.
     if not isinstance(vocab_size, int) or not len(SPECIAL) < vocab_size <= 2**24:
@@ -64,15 +63,9 @@ def train_wave_tokenizer(
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), *[normalizers.Lowercase()] * bool(lowercase)])
     split = pre_tokenizers.Split(WORDS, "removed", invert=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.Metaspace(BEGIN, "always", split=False)])
-    alphabet = find_alphabet({backend.normalizer.normalize_str(word): count for word, count in words.items()})
-    trainer = BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=SPECIAL,
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        show_progress=show_progress,
-    )
+    alphabet = find_alphabet(words, backend.normalizer)
+    settings: dict[str, Any] = {"special_tokens": SPECIAL, "initial_alphabet": alphabet, "show_progress": show_progress}
+    trainer = BpeTrainer(vocab_size=vocab_size, min_frequency=2, limit_alphabet=len(alphabet), **settings)
     backend.train_from_iterator((" ".join([word] * count) for word, count in words.items()), trainer, len(words))
     model = json.loads(backend.to_str())["model"]
     tokens = [*SPECIAL, *BYTES, *sorted(model["vocab"], key=model["vocab"].get)[len(SPECIAL) :]]
@@ -80,13 +73,10 @@ def train_wave_tokenizer(
     merges = [tuple(pair) for pair in model["merges"]]
     backend.model = BPE(vocabulary, merges, unk_token="[UNK]", byte_fallback=True)
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(BEGIN, 1, 0)])
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
-    )
+    frame = [(token, vocabulary[token]) for token in ("[SEP]", "[CLS]")]
+    backend.post_processor = processors.BertProcessing(*frame)
     names = ["input_ids", "token_type_ids", "attention_mask"]
-    settings: dict[str, Any] = {"model_max_length": model_max_length, "model_input_names": names} | SPECIAL_TOKENS
+    settings = {"model_max_length": model_max_length, "model_input_names": names} | SPECIAL_TOKENS
     return PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
 
 
@@ -107,11 +97,11 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
     return words
 
 
-def find_alphabet(words: dict[str, int]) -> list[str]:
+def find_alphabet(words: Counter[str], normalizer: Any) -> list[str]:
     """The most frequent characters, as many as make up `COVERAGE` of the words, and what a word begins with."""
     counts: Counter[str] = Counter()
     for word, count in words.items():
-        for character in word:
+        for character in normalizer.normalize_str(word):
             counts[character] += count
     ordered = sorted(counts, key=lambda character: (-counts[character], character))
     before = accumulate((counts[character] for character in ordered), initial=0)
@@ -125,7 +115,7 @@ def spell(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]] | None:
     ("▁wave" begins) and here (" wave" begins).
     """
     vocabulary = tokenizer.get_vocab()
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     is_wordpiece = isinstance(model, WordPiece)
     mark = model.continuing_subword_prefix if is_wordpiece else BEGIN if BEGIN in vocabulary else "▁"
     if not is_wordpiece and mark not in vocabulary:
@@ -140,12 +130,8 @@ def spell(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]] | None:
 
 def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTrainedTokenizerBase:
     """
-    Loads a tokenizer from a folder, from the Hub, or from a vocabulary of BERT, one token on each line.
-
-    Args:
-        name_or_file: A folder with a saved tokenizer or a `vocab.txt` alone, a name on the Hub, or a `.txt` file.
-        kwargs: For `AutoTokenizer.from_pretrained`, or `BertTokenizer` of a vocabulary; for example `model_max_length`
-            (512 for a vocabulary, unless given).
+    Loads a tokenizer by `AutoTokenizer` from a folder or a name on the Hub, or by `BertTokenizer` from a vocabulary, a
+    file with one token on each line or a folder that holds a `vocab.txt` alone. They get the `kwargs`.
 
     Raises:
         ValueError: The file is no vocabulary in UTF-8 that holds each token once and the special ones among them.

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -10,16 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..tokenization import spell
 
-# The shortest and the longest character n-grams, with the marks "<" and ">" of where a word begins and ends.
-SHORTEST, LONGEST = 3, 5
+SIZES = range(3, 6)  # of character n-grams, with the marks "<" and ">" of where a word begins and ends
 BUCKETS = 16384  # of a new model
 
 
 class SubwordEmbedding(nn.Module):
     """
-    A table whose rows share what their spelling shares, after fastText (Bojanowski et al., 2017, *Enriching Word
-    Vectors with Subword Information*, arXiv 1607.04606, section 3.2): of a token w with the n-grams G_w, hashed to
-    buckets,
+    A table whose rows share what their spelling shares, after fastText (Bojanowski et al., 2017, arXiv 1607.04606,
+    section 3.2): of a token w with the n-grams G_w, hashed to buckets,
 
         E_w = V_w + |G_w|^(-1/2) sum_{g in G_w} Z_g
 
@@ -32,9 +31,8 @@ class SubwordEmbedding(nn.Module):
         buckets: The rows of Z, at least 1.
     """
 
-    counts_V: torch.Tensor
-    starts_V: torch.Tensor
     rows_of_grams: torch.Tensor
+    starts_V: torch.Tensor  # and their number at the end
 
     def __init__(self, table: nn.Embedding, pieces: Sequence[str], buckets: int):
         super().__init__()
@@ -43,14 +41,12 @@ class SubwordEmbedding(nn.Module):
         self.subwords = nn.Parameter(table.weight.new_zeros(buckets, table.embedding_dim))
         grams = [cut_grams(piece) for piece in pieces]
         rows = [zlib.crc32(gram.encode()) % buckets for each in grams for gram in each]
-        counts_V = torch.tensor([len(each) for each in grams])
+        starts = list(accumulate(map(len, grams), initial=0))
         self.register_buffer("rows_of_grams", torch.tensor(rows, dtype=torch.long), persistent=False)
-        self.register_buffer("counts_V", counts_V, persistent=False)
-        self.register_buffer("starts_V", counts_V.cumsum(0) - counts_V, persistent=False)
+        self.register_buffer("starts_V", torch.tensor(starts), persistent=False)
 
     @property
-    def weight(self) -> torch.Tensor:
-        """E, of shape (V, D)."""
+    def weight(self) -> torch.Tensor:  # E (V, D)
         return self.compose(torch.arange(len(self.own), device=self.own.device))
 
     @torch.compiler.disable  # how many n-grams there are depends on the tokens
@@ -62,7 +58,7 @@ class SubwordEmbedding(nn.Module):
     def compose(self, ids_R: torch.Tensor) -> torch.Tensor:
         """The rows of E for distinct ids: (R, D)."""
         own_RD = nn.functional.embedding(ids_R, self.own, self.padding_idx)
-        counts_R = self.counts_V[ids_R]
+        counts_R = self.starts_V[ids_R + 1] - self.starts_V[ids_R]
         bags_R = counts_R.cumsum(0) - counts_R
         places = torch.arange(int(counts_R.sum()), device=ids_R.device)
         places = places + (self.starts_V[ids_R] - bags_R).repeat_interleave(counts_R)
@@ -80,15 +76,11 @@ class SubwordEmbedding(nn.Module):
 
 def cut_grams(piece: str) -> list[str]:
     """The character n-grams of a piece, the shortest ones first."""
-    sizes = range(SHORTEST, LONGEST + 1)
-    return [piece[start : start + size] for size in sizes for start in range(len(piece) - size + 1)]
+    return [piece[start : start + size] for size in SIZES for start in range(len(piece) - size + 1)]
 
 
 def mark_words(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
-    """
-    What each id of a tokenizer stands for: "<wave>" is a word or how one begins, "ing>" a piece within one, "" a
-    special token or a single byte. None if its tokens do not say where a word begins.
-    """
+    """What `spell` has of each id: "<wave>" is a word or how one begins, "ing>" goes on, "" has no spelling."""
     spellings = spell(tokenizer)
     return None if spellings is None else ["<" * begins + f"{text}>" if text else "" for text, begins in spellings]
 
@@ -101,10 +93,7 @@ def resolve_subwords(buckets: int | None, tokenizer: PreTrainedTokenizerBase, is
 
 
 def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buckets: int) -> None:
-    """
-    Puts a `SubwordEmbedding` in place of a model's table of words, if there are buckets. ValueError if the tokens do
-    not say where a word begins, or the words are in no plain table.
-    """
+    """Puts a `SubwordEmbedding` in place of a model's table of words, if there are buckets. ValueError if none can."""
     if not buckets:
         return
     table, pieces = model.get_input_embeddings(), mark_words(tokenizer)

@@ -1,6 +1,6 @@
-"""Transformers' Trainer with the losses, mixup, averaged weights and order of rows that `finetune` has."""
+"""Transformers' Trainer with the losses, mixup, averaged weights, order of rows and packing that `finetune` has."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +33,8 @@ def find_last(folder: Path) -> Path | None:
 
 class SeededSampler(LengthGroupedSampler):
     """
-    Rows grouped by length, in an order that depends on the seed and the epoch alone.
-
-    The base class draws from the global generator. The processes of `torchrun` would share out different orders, with
-    some rows in both and some in none, and a run that goes on would leave out other rows than it had seen.
+    Rows grouped by length, in an order of the seed and the epoch alone. By the global generator the processes of
+    `torchrun` would share out different orders, and a run that goes on would leave out other rows than it had seen.
     """
 
     def __init__(self, trainer: Trainer, batch_size: int, lengths: list[int]):
@@ -53,8 +51,8 @@ class SeededSampler(LengthGroupedSampler):
 class ClassificationLoss:
     """
     The loss of a task, cross-entropy ("single"), binary cross-entropy ("multi") or squared error ("number"), as the
-    mean over the labels of a step: also those of accumulated batches and other processes, so that four batches of four
-    rows make the step that one of sixteen makes. Label smoothing and weights of classes (K,) are for "single".
+    mean over the labels of a step, those of accumulated batches and other processes among them. Label smoothing and
+    weights of classes (K,) are for "single".
     """
 
     label_smoothing: float = 0.0
@@ -63,41 +61,54 @@ class ClassificationLoss:
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         """`outputs.logits` (N, K), labels (N,) or (N, K), and how many a step has (None: these). For Trainer."""
-        logits, sums = outputs.logits.float(), {"reduction": "sum"}
+        logits = outputs.logits.float()
         if self.task == "single":
             weights = None if self.class_weights is None else self.class_weights.to(labels.device)
-            total = nn.functional.cross_entropy(logits, labels, weights, label_smoothing=self.label_smoothing, **sums)
-        elif self.task == "multi":
-            total = nn.functional.binary_cross_entropy_with_logits(logits, labels, **sums)
+            measure: nn.Module = nn.CrossEntropyLoss(weights, reduction="sum", label_smoothing=self.label_smoothing)
         else:
-            total = nn.functional.mse_loss(logits.view_as(labels), labels, **sums)
+            measure = (nn.BCEWithLogitsLoss if self.task == "multi" else nn.MSELoss)(reduction="sum")
+        total = measure(logits.view_as(labels) if self.task == "number" else logits, labels)
         return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
-def make_loss(
-    arguments: RunArguments, labels: Sequence[Any], num_labels: int, task: str = "single"
-) -> ClassificationLoss | None:
-    """The loss that the settings ask for. None is the model's own, the mean of one batch."""
-    is_balanced = arguments.class_weights == "balanced"
+def make_loss(arguments: RunArguments, labels: Sequence[Any], classes: int, task: str = "single") -> Any:
+    """
+    The loss that the settings ask for. None is the model's own, the mean of one batch. Balanced weights of classes are
+    inverse to the frequencies and 1 on average over the rows; a class without rows counts as one row.
+    """
+    smoothing, weights = arguments.label_smoothing_factor, None
+    if arguments.class_weights == "balanced":
+        counts = np.bincount(labels, minlength=classes)
+        weights = torch.tensor(len(labels) / (np.count_nonzero(counts) * counts.clip(min=1)), dtype=torch.float32)
     # Trainer takes the mean of the means of several batches, in which a row of a short batch counts more.
     is_one_batch = arguments.gradient_accumulation_steps == 1 and arguments.world_size == 1
-    if is_one_batch and not (is_balanced or arguments.label_smoothing_factor or arguments.mixup_alpha):
-        return None
-    weights = balance(labels, num_labels) if is_balanced else None
-    return ClassificationLoss(arguments.label_smoothing_factor, weights, task)
+    is_own = is_one_batch and weights is None and not (smoothing or arguments.mixup_alpha)
+    return None if is_own else ClassificationLoss(smoothing, weights, task)
 
 
-def balance(labels: Sequence[int], num_labels: int) -> torch.Tensor:
-    """Class weights, inverse to the frequencies and 1 on average over the rows. A class without rows counts as one."""
-    counts = np.bincount(labels, minlength=num_labels)
-    return torch.tensor(counts.sum() / (np.count_nonzero(counts) * counts.clip(min=1)), dtype=torch.float32)
+class DataCollatorWithPacking:
+    """
+    Batches of texts laid end to end, in place of `DataCollatorWithPadding`. The logits are the same, one row a text.
+
+    From N texts without padding, with T tokens in all, it makes `input_ids` and `token_type_ids` (1, T), `cu_seq_lens`
+    (N + 1,), between which the texts stand, and `labels`, first: Trainer counts the rows by the first tensor.
+    """
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = {}
+        for name in ("labels", "input_ids", "token_type_ids"):
+            if name in features[0]:
+                values = [torch.tensor(each[name]) for each in features]
+                batch[name] = torch.stack(values) if name == "labels" else torch.cat(values)[None]
+        lengths_N = torch.tensor([len(each["input_ids"]) for each in features])
+        return batch | {"cu_seq_lens": nn.functional.pad(lengths_N.cumsum(0), (1, 0))}
 
 
 def find_classifier(model: nn.Module, name_of_user: str = "`mixup_alpha`") -> nn.Linear:
     """The last linear map of a classifier of texts. ValueError, which says for what, if there is none to be found."""
-    found = [getattr(model, name, None) for name in CLASSIFIERS]
-    if linear := [each for each in found if isinstance(each, nn.Linear)]:
-        return linear[0]
+    for name in CLASSIFIERS:
+        if isinstance(found := getattr(model, name, None), nn.Linear):
+            return found
     wanted = f"an nn.Linear called {' or '.join(CLASSIFIERS)}"
     raise ValueError(f"{name_of_user} is for a model whose logits come from {wanted}; {type(model).__name__} has none.")
 
@@ -113,8 +124,8 @@ class WeightAveraging(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         def update(averages: Any, weights: Any, count: Any) -> None:
-            decay = min(args.ema_decay, (1 + int(count)) / (10 + int(count)))
-            get_ema_multi_avg_fn(decay)(averages, weights, count)
+            before = int(count)
+            get_ema_multi_avg_fn(min(args.ema_decay, (1 + before) / (10 + before)))(averages, weights, count)
 
         self.average = AveragedModel(kwargs["model"], multi_avg_fn=update)
         self.average.n_averaged.fill_(state.global_step)
@@ -143,11 +154,12 @@ class WaveTrainer(Trainer):
     """
 
     args: RunArguments
+    model: Any
 
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
-        self.remove_callback(PrinterCallback)
-        self.remove_callback(ProgressCallback)
+        for each in (PrinterCallback, ProgressCallback):
+            self.remove_callback(each)
         self.add_callback(Progress())
         self.averaging = WeightAveraging()
         if self.args.ema_decay:
@@ -176,38 +188,34 @@ class WaveTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
         # Trainer keeps the first of two equal epochs, which has learned less.
-        if not is_best and metrics[f"eval_{self.args.metric_for_best_model}"] == self.state.best_metric:
-            self.state.best_global_step = self.state.global_step
-            is_best = True
+        if metrics[f"eval_{self.args.metric_for_best_model}"] == self.state.best_metric:
+            self.state.best_global_step, is_best = self.state.global_step, True
         # Also between two saves: Trainer would record this step and keep another.
         self.control.should_save |= bool(is_best and self.args.load_best_model_at_end)
         return is_best
 
-    def compute_loss(
-        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: Any, *arguments: Any, **settings: Any) -> Any:
         """
-        With `mixup_alpha` the mix of two losses (Guo, Mao and Zhang, 2019, arXiv 1905.08941, section 3.2): with h the
-        vectors that the classifier reads, a permutation s of the batch and one c ~ Beta(alpha, alpha),
+        With `mixup_alpha` (Guo, Mao and Zhang, 2019, arXiv 1905.08941, section 3.2) the vectors h before the classifier
+        and the losses are mixed, with a permutation s of the batch and one c ~ Beta(alpha, alpha):
 
             h_n <- c h_n + (1 - c) h_s(n),    loss = c loss(y) + (1 - c) loss(y_s)
         """
-        alpha, loss = self.args.mixup_alpha, cast(Callable, self.compute_loss_func)
+        alpha, loss = self.args.mixup_alpha, cast(Any, self.compute_loss_func)
         if not (alpha and model.training):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return super().compute_loss(model, inputs, *arguments, **settings)
         share = float(torch.distributions.Beta(alpha, alpha).sample())
         others_N = torch.randperm(len(inputs["labels"])).to(inputs["labels"].device)
 
         def mix(classifier: nn.Module, given: tuple[torch.Tensor]) -> torch.Tensor:
             return share * given[0] + (1 - share) * given[0][others_N]
 
-        def mixed_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-            others = loss(outputs, labels[others_N], num_items_in_batch)
-            return share * loss(outputs, labels, num_items_in_batch) + (1 - share) * others
+        def mixed_loss(outputs: Any, labels: torch.Tensor, **count: Any) -> torch.Tensor:
+            return share * loss(outputs, labels, **count) + (1 - share) * loss(outputs, labels[others_N], **count)
 
         self.compute_loss_func = mixed_loss
         with find_classifier(self.accelerator.unwrap_model(model)).register_forward_pre_hook(mix):
-            found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            found = super().compute_loss(model, inputs, *arguments, **settings)
         self.compute_loss_func = loss
         return found
 
