@@ -34,6 +34,7 @@ BASELINES = {
 }
 # How transformers calls each task in `problem_type`.
 PROBLEMS = {"single": "single_label_classification", "multi": "multi_label_classification", "number": "regression"}
+MOST_POINTS = 1000  # true and predicted numbers that are kept for a picture
 BINS = 15  # as Guo et al. have them
 COLDEST, HOTTEST = 0.01, 100.0  # where a temperature is looked for
 
@@ -65,12 +66,14 @@ def measure(
     Returns:
         `rows` and the `METRICS` of the task. Of "single" also the 95 % Wilson interval of the accuracy (`accuracy_low`,
         `accuracy_high`) and `confusion`, the counts with a row for each true class. Of "single" and "multi" `per_class`
-        (`precision`, `recall`, `f1`, `support` of each name). Macro F1 is over the classes that occur.
+        (`precision`, `recall`, `f1`, `support` of each name). Macro F1 is over the classes that occur. Of "number"
+        `points`, the true and the predicted number of rows spread over all.
     """
     values, truth, indices = np.asarray(logits), np.asarray(labels), range(len(label_names))
     found: dict[str, Any] = {"rows": len(truth)}
     if task == "number":
-        return found | measure_number(values, truth)
+        points_N2 = np.column_stack([truth, values.reshape(-1)])[:: -(-len(truth) // MOST_POINTS)]
+        return found | measure_number(values, truth) | {"points": points_N2.tolist()}
     if task == "single":
         predicted = values.argmax(-1)
         found |= measure_single(predicted, truth)

@@ -13,26 +13,8 @@ from ..data import measure
 from ..files import read_json, write_text
 
 FILES = ("metrics.json", "config.json", "tokenizer_config.json")
-# What the Hub shows of each task: our metric, its name there, and a title.
-METRICS = {
-    "single": (
-        ("accuracy", "accuracy", "Accuracy"),
-        ("accuracy_low", "accuracy_low", "Accuracy, lower end of the 95 % interval"),
-        ("accuracy_high", "accuracy_high", "Accuracy, upper end of the 95 % interval"),
-        ("macro_f1", "f1", "Macro F1"),
-    ),
-    "multi": (
-        ("micro_f1", "f1", "Micro F1"),
-        ("macro_f1", "macro_f1", "Macro F1"),
-        ("subset_accuracy", "accuracy", "All labels right"),
-    ),
-    "number": (
-        ("spearman", "spearmanr", "Spearman"),
-        ("pearson", "pearsonr", "Pearson"),
-        ("mse", "mse", "Mean squared error"),
-        ("mae", "mae", "Mean absolute error"),
-    ),
-}
+# Metrics that have another name on the Hub; with several labels F1 is that of all, "micro".
+ON_HUB = {"spearman": "spearmanr", "pearson": "pearsonr", "subset_accuracy": "accuracy", "micro_f1": "f1"}
 TEMPLATE = Path(__file__).with_name("model_card.md")
 
 
@@ -41,17 +23,12 @@ def write_card(run_folder: str | os.PathLike, repo_id: str | None = None, licens
     Writes the model card of a run into its folder, over any card that is there.
 
     Args:
-        run_folder: What `wave-network finetune` wrote. The card shows its `confusion_matrix.png` and `reliability.png`
-            if they are there.
+        run_folder: What `wave-network finetune` wrote. The card shows the pictures that are there.
         repo_id: Where the folder will be pushed, `user/name`. None: the card has the name of the folder.
         license: The license of the model, as the Hub spells it.
 
-    Returns:
-        The path of the card, `run_folder/README.md`.
-
-    Raises:
-        FileNotFoundError: `metrics.json`, `config.json` or `tokenizer_config.json` is missing.
-        ValueError: One of them is damaged, or `repo_id` is not a name that the Hub takes.
+    Returns the path of the card, `run_folder/README.md`. Raises a FileNotFoundError or a ValueError if one of `FILES`
+    is missing or damaged, or `repo_id` is not a name that the Hub takes.
     """
     folder = Path(run_folder).resolve()
     name = repo_id or folder.name
@@ -60,25 +37,10 @@ def write_card(run_folder: str | os.PathLike, repo_id: str | None = None, licens
     run, config, tokenizer = (read_json(folder / file) for file in FILES)
     try:
         split = "test" if "test" in run["results"] else "validation"
-        card = ModelCard.from_template(
-            describe_model(run, split, name, license),
-            template_path=str(TEMPLATE),
-            name=name,
-            run=run,
-            task=run.get("task", "single"),
-            metrics=METRICS[run.get("task", "single")],
-            label_column=", ".join([label] if isinstance(label := run["data"]["label_column"], str) else label),
-            config=config,
-            split=split,
-            baselines=measure.BASELINES[run.get("task", "single")],
-            measured=measure.METRICS[run.get("task", "single")],
-            titles=measure.TITLES,
-            show=measure.show,
-            longest=tokenizer.get("model_max_length") or config.get("max_position_embeddings"),
-            pictures=[path.name for path in folder.glob("*.png")],
-            escape=escape,
-            percent=lambda share: f"{100 * share:.2f}",
-        )
+        about: dict[str, Any] = {"name": name, "run": run, "config": config, "tokenizer": tokenizer, "split": split}
+        about |= {"measure": measure, "escape": escape, "percent": lambda share: f"{100 * share:.2f}"}
+        about["pictures"] = [path.name for path in folder.glob("*.png")]
+        card = ModelCard.from_template(describe_model(run, split, name, license), str(TEMPLATE), **about)
     except (KeyError, TypeError, UndefinedError) as error:
         raise ValueError(f"{os.fspath(folder / 'metrics.json')!r} is not what finetune writes: {error!r}.") from error
     write_text(folder / "README.md", str(card).rstrip("\n") + "\n")
@@ -88,13 +50,21 @@ def write_card(run_folder: str | os.PathLike, repo_id: str | None = None, licens
 def describe_model(run: dict[str, Any], split: str, name: str, license: str) -> ModelCardData:
     """The YAML at the top of the card. The Hub shows the results from it."""
     data, base_model, result = run["data"], run["base_model"], run["results"][split]
-    metrics = METRICS[run.get("task", "single")]
     is_on_hub = base_model is not None and "/" in base_model and not base_model.startswith((".", "/"))
-    source = {"source_name": "metrics.json", "source_url": hf_hub_url(name, "metrics.json")} if "/" in name else {}
+    place = {"dataset_type": data["name"], "dataset_name": data["name"], "dataset_split": split}
+    if "/" in name:
+        place |= {"source_name": "metrics.json", "source_url": hf_hub_url(name, "metrics.json")}
+    titles = {metric: measure.TITLES[metric] for metric in measure.METRICS[run["task"]]}
+    on_hub = {metric: ON_HUB.get(metric, metric) for metric in titles}
+    if run["task"] == "single":
+        on_hub["macro_f1"] = "f1"
+        titles |= {f"accuracy_{end}": f"accuracy, {end} end of the 95 % interval" for end in ("low", "high")}
 
-    def describe(metric: str, title: str, value: float) -> EvalResult:
-        place = {"dataset_type": data["name"], "dataset_name": data["name"], "dataset_split": split, **source}
-        return EvalResult("text-classification", metric_type=metric, metric_name=title, metric_value=value, **place)
+    def describe(metric: str, title: str) -> EvalResult:
+        kind = on_hub.get(metric, metric)
+        return EvalResult(
+            "text-classification", metric_type=kind, metric_name=title, metric_value=result[metric], **place
+        )
 
     return ModelCardData(
         license=license,
@@ -103,18 +73,14 @@ def describe_model(run: dict[str, Any], split: str, name: str, license: str) -> 
         tags=["wave-network", "text-classification"],
         base_model=base_model if is_on_hub else None,
         datasets=[data["name"]] if data["is_on_hub"] else None,
-        metrics=[metric for _, metric, _ in metrics if not metric.startswith("accuracy_")],
+        metrics=list(on_hub.values()),
         model_name=name,
-        eval_results=[describe(metric, title, result[ours]) for ours, metric, title in metrics],
+        eval_results=[describe(metric, title) for metric, title in titles.items()],
     )
 
 
 def escape(text: str) -> str:
-    """
-    A text as one line of Markdown that shows it and does nothing else.
-
-    The characters that Markdown or HTML could read become references, which mean the same in both.
-    """
+    """A text as one line of Markdown: what Markdown or HTML could read becomes a reference, which both show."""
     line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", " ", text).split())
     markup = r"[&<>\"'`|\\*\[\]~$#!:]|(?<![^\W_])_|_(?![^\W_])"
     return re.sub(markup, lambda match: f"&#{ord(match.group())};", line)

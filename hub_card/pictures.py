@@ -14,12 +14,8 @@ NAMED_CLASSES = 160  # and so are the names
 def draw_pictures(run_folder: str | os.PathLike) -> list[Path]:
     """
     Draws what the `metrics.json` of a run says of its test split, or of validation where there is none. For one label a
-    row: `confusion_matrix.png`, and `reliability.png` if calibration was measured. For several: `labels.png`.
-
-    A name that no font of this machine can draw is a number, its place among the classes. Returns the paths.
-
-    Raises:
-        FileNotFoundError, ValueError: `metrics.json` is missing or damaged.
+    row: `confusion_matrix.png`, and `reliability.png` if calibration was measured. For several: `labels.png`. For
+    numbers: `numbers.png`. Returns the paths. A name that no font here can draw is its place among the classes.
     """
     from matplotlib import rc_context
 
@@ -31,15 +27,15 @@ def draw_pictures(run_folder: str | os.PathLike) -> list[Path]:
     names = [shorten(label, number, missing) for number, label in enumerate(labels, start=1)]
     if missing & set().union(*labels):
         print("No font here draws some names of classes: the pictures show their numbers. Noto's fonts have most.")
-    title = (
-        f"{split}, {result['rows']:,} texts" if missing & set(data) else f"{data}, {split}, {result['rows']:,} texts"
-    )
+    title = f"{'' if missing & set(data) else f'{data}, '}{split}, {result['rows']:,} texts"
     figures = {}
     with rc_context({"font.family": families}):
         if "confusion" in result:
             figures["confusion_matrix.png"] = draw_confusion(result, names)
         elif "per_class" in result:
             figures["labels.png"] = draw_labels(result, names)
+        else:
+            figures["numbers.png"] = draw_numbers(result)
         if run.get("calibration"):
             figures["reliability.png"] = draw_reliability(run["calibration"][split])
         for file_name, figure in figures.items():
@@ -66,27 +62,21 @@ def draw_confusion(result: dict[str, Any], names: list[str]) -> Any:
 
     counts = np.array(result["confusion"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    is_numbered, is_named = len(names) <= NUMBERED_CLASSES, len(names) <= NAMED_CLASSES
+    is_numbered = len(names) <= NUMBERED_CLASSES
     size = min(max(2.5 + 0.55 * len(names), 4.5), 22)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     display = ConfusionMatrixDisplay(shares, display_labels=names)
     # The few texts that a class of many loses to each of the others would not be seen.
     colors = {"cmap": "Blues", "im_kw": {"norm": PowerNorm(1 if is_numbered else 0.5, vmin=0, vmax=1)}}
-    display.plot(ax=figure.add_subplot(), include_values=is_numbered, colorbar=False, **colors)
-    axes = display.ax_
+    axes = figure.add_subplot(title=f"accuracy {result['accuracy']:.1%}")
+    display.plot(ax=axes, include_values=is_numbered, colorbar=False, xticks_rotation="vertical", **colors)
     figure.colorbar(display.im_, ax=axes, shrink=0.6, label="share of the true class")
-    order = "" if is_named else ", in the order of the card"
-    axes.set(xlabel=f"predicted class{order}", ylabel=f"true class{order}", title=f"accuracy {result['accuracy']:.1%}")
-    if not is_named:
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.tick_params(labelsize=min(10, 40 * size / len(names)))
+    if len(names) > NAMED_CLASSES:
         axes.set(xticks=[], yticks=[])
-    elif not is_numbered:
-        axes.tick_params("x", rotation=90)
-        axes.tick_params(labelsize=min(10, 40 * size / len(names)))
-    else:
-        for label in axes.get_xticklabels():
-            label.set(rotation=45, ha="right", rotation_mode="anchor")
-        for text, count in zip(display.text_.flat, counts.flat, strict=True):
-            text.set_text(f"{count:,}")
+    for text, count, share in zip(display.text_.flat if is_numbered else (), counts.flat, shares.flat, strict=False):
+        text.set(text=f"{count:,}", color="white" if share > 0.5 else "black")
     return figure
 
 
@@ -104,6 +94,18 @@ def draw_labels(result: dict[str, Any], names: list[str]) -> Any:
     return figure
 
 
+def draw_numbers(result: dict[str, Any]) -> Any:
+    """The predicted number of each text over the true one."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 5.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="true", ylabel="predicted", title=f"Spearman {result['spearman']:.3f}")
+    true, predicted = zip(*result["points"], strict=True)
+    axes.scatter(true, predicted, s=12, color=BLUE, alpha=0.6)
+    axes.axline((true[0], true[0]), slope=1, color="black", linestyle="--", linewidth=1)
+    return figure
+
+
 def draw_reliability(found: dict[str, Any]) -> Any:
     """Accuracy over mean confidence, a point for each bin; below, how many texts each bin holds."""
     from matplotlib.figure import Figure
@@ -112,13 +114,12 @@ def draw_reliability(found: dict[str, Any]) -> Any:
     confidences, accuracies, counts = ([each[name] for each in bins] for name in ("confidence", "accuracy", "count"))
     figure = Figure(figsize=(5.5, 7), layout="constrained")
     axes, strip = figure.subplots(2, height_ratios=(4, 1), sharex=True)
-    axes.set(xlim=(0, 1.03), ylim=(0, 1.03), ylabel="share of right answers")
-    axes.set_title(f"calibration error {found['ece']:.2%}")
+    title = f"calibration error {found['ece']:.2%}"
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.03), ylabel="share of right answers", title=title)
     axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="perfectly calibrated")
     axes.scatter(confidences, accuracies, s=[20 + 600 * count / sum(counts) for count in counts], color=BLUE, alpha=0.7)
     axes.legend(loc="upper left")
-    places, width = [(each["low"] + each["high"]) / 2 for each in bins], 0.9 / len(found["bins"])
-    bars = strip.bar(places, counts, width, color=BLUE)
+    bars = strip.bar([(each["low"] + each["high"]) / 2 for each in bins], counts, 0.9 / len(found["bins"]), color=BLUE)
     strip.bar_label(bars, [f"{count:,}" for count in counts], fontsize="x-small")
     strip.set(xlabel="probability of the predicted class", ylabel="texts", ylim=(0, 1.25 * max(counts, default=1)))
     return figure

@@ -28,13 +28,7 @@ class PushArguments:
 
 
 def push_run(
-    run_folder: str | Path,
-    repo_id: str,
-    *,
-    token: str | None = None,
-    private: bool | None = None,
-    revision: str | None = None,
-    **settings: Any,
+    run_folder: str | Path, repo_id: str, *, token: str | None = None, private: bool | None = None, **settings: Any
 ) -> str:
     """
     Writes the card anew under the name of the repository, and uploads the run folder in one commit.
@@ -42,16 +36,8 @@ def push_run(
     Checkpoints, Trainer's pickled arguments and the texts in `mistakes.csv` are not uploaded. A push that fails can be
     repeated.
 
-    Args:
-        run_folder: A folder that `wave-network finetune` wrote.
-        repo_id: Name on the Hub, `user/name` or `name`; created if it does not exist.
-        token: Access token. None: the one of `hf auth login` or `HF_TOKEN`.
-        private: Whether a new repository is private. None: the account's default.
-        revision: Branch to push to; created if it does not exist. None: main.
-        settings: Arguments of `HfApi.upload_folder`, such as `create_pr` and `commit_message`.
-
-    Returns:
-        The address of the commit, or of the pull request.
+    The arguments are those of `PushArguments`; `settings` may be any other of `HfApi.upload_folder`. A repository or a
+    branch that does not exist is created. Returns the address of the commit, or of the pull request.
 
     Raises:
         FileNotFoundError: The folder is not a finished run; the message names what is missing.
@@ -64,10 +50,8 @@ def push_run(
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     write_card(run_folder, repo_id)  # now with its owner
-    if revision is not None and not settings.get("create_pr"):
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    if settings.get("revision") and not settings.get("create_pr"):
+        api.create_branch(repo_id, branch=settings["revision"], exist_ok=True)
     settings["commit_message"] = settings.get("commit_message") or "Upload Wave Network classifier"
-    commit = api.upload_folder(
-        repo_id=repo_id, folder_path=run_folder, revision=revision, ignore_patterns=LEFT_HERE, **settings
-    )
+    commit = api.upload_folder(repo_id=repo_id, folder_path=run_folder, ignore_patterns=LEFT_HERE, **settings)
     return commit.pr_url or commit.commit_url

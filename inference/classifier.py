@@ -27,9 +27,7 @@ def load(
     of the model is run only with `trust_remote_code`, which a Wave Network does not need.
 
     `device` is "cpu", "cuda", "cuda:1" ...; None: a GPU if there is one. A batch has at most `batch_size` texts.
-
-    Raises:
-        ValueError, OSError: The model is missing, damaged, or no trained classifier, or a setting is not as described.
+    Raises a ValueError or an OSError if the model is missing, damaged, or no trained classifier.
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
@@ -108,10 +106,7 @@ class Classifier(Answers):
 
     @torch.inference_mode()
     def logits(self, rows: list[dict[str, str]], count: bool = True) -> np.ndarray:
-        """
-        The logits of each row, float32, of shape (rows, labels). Texts of similar length share a batch. With `count`,
-        `losses` counts what is cut off.
-        """
+        """The logits of each row, float32, of shape (rows, labels). With `count`, `losses` counts what is cut off."""
         pairs = [row["text_pair"] for row in rows] if rows and "text_pair" in rows[0] else None
         encoding = self.tokenizer([row["text"] for row in rows], pairs, truncation=True)
         if count:
@@ -141,10 +136,7 @@ def resolve_device(device: str | None) -> str:
 
 
 def load_classifier(name: str, trust_remote_code: bool = False, **settings: Any) -> Any:
-    """
-    A sequence classifier, from safetensors alone. Raises a ValueError or an OSError, which says what is wrong, if it is
-    missing, damaged or no trained classifier.
-    """
+    """A sequence classifier, from safetensors alone; a ValueError or an OSError says what is wrong with it."""
     # What transformers itself says of weights of another shape points to a table in its log.
     settings |= {"ignore_mismatched_sizes": True, "output_loading_info": True, "trust_remote_code": trust_remote_code}
     has_bars = bars.is_progress_bar_enabled()

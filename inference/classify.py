@@ -78,11 +78,8 @@ class Answers:
 
 class ExportedClassifier(Answers):
     """
-    A folder that `wave-network export` wrote. onnxruntime has so many `threads`; None: one for each core.
-
-    Raises:
-        ValueError: A file of the folder is missing or damaged; the message names it.
-        ImportError: onnxruntime or tokenizers is not installed.
+    A folder that `wave-network export` wrote. onnxruntime has so many `threads`; None: one for each core. Raises a
+    ValueError that names the file if one is missing or damaged.
     """
 
     def __init__(self, folder: str | os.PathLike, threads: int | None = None):

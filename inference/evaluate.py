@@ -34,12 +34,8 @@ def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
     """
     Measures a classifier on the labelled rows of a file, by default in the columns that it was trained on.
 
-    Returns:
-        `task`, `results` as in `metrics.json` of a run, and of "single" `calibration`. `output` has the same.
-
-    Raises:
-        FileExistsError: The output exists and `overwrite` is not set.
-        ValueError, OSError: The model, the file, a column or a label is not as it must be; the message names it.
+    Returns `task`, `results` as in `metrics.json` of a run, and of "single" `calibration`; `output` has the same.
+    Raises a ValueError or an OSError that names what is not as it must be: the model, the file, a column, a label.
     """
     output = None if arguments.output is None else Path(arguments.output).expanduser()
     if output is not None:

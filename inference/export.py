@@ -5,7 +5,7 @@ import io
 import logging
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,7 +25,6 @@ from .classifier import Classifier, load_classifier
 from .classify import GRAPHS, ExportedClassifier, to_scores
 from .web import fetch_runtime, write_page
 
-DTYPES = dict(zip(GRAPHS, ("fp32", "q8"), strict=True))  # what transformers.js calls them
 FORMATS = {"onnx": GRAPHS[0], "onnx-int8": GRAPHS[1], "web": GRAPHS[1]}
 TOLERANCE = 1e-5  # the largest difference of a logit, of the largest logit or of 1, whichever is more
 AGREEMENT = 0.99  # the share of texts that must keep their label in 8-bit integers
@@ -63,11 +62,8 @@ def export_model(arguments: ExportArguments) -> Path:
     model on other shapes than it was traced with, and on texts: logits must agree to `TOLERANCE`, in 8-bit integers the
     labels of `AGREEMENT` of the texts. The folder takes its name only when it is complete and checked.
 
-    Raises:
-        FileExistsError: The output exists and `overwrite` is not set, or it holds no export.
-        ImportError: A package is missing; the message says how to install it.
-        ValueError, OSError: The model or a setting is not as it must be, or the export is not the model; the message
-            says which and how far.
+    Raises a FileExistsError for an output that must not be replaced, an ImportError that says how to install what is
+    missing, and a ValueError or an OSError if the model or a setting is not as it must be, or the export not the model.
     """
     check_source("model", arguments.model)
     target = resolve_target(arguments)
@@ -77,13 +73,13 @@ def export_model(arguments: ExportArguments) -> Path:
     if arguments.format == "web":
         fetch_runtime()
     config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    batches = None  # the texts first: the weights may have to come from the Hub
+    rows = []  # the texts first: the weights may have to come from the Hub
     if arguments.calibration is not None:
         columns = arguments.text_columns or getattr(config, "text_columns", None)
-        batches = read_texts(arguments.calibration, text_columns=columns)
+        rows = list(islice(chain.from_iterable(read_texts(arguments.calibration, text_columns=columns)), CALIBRATION))
     classifier = load_exact(arguments, config)
     model, tokenizer = classifier.model, classifier.tokenizer
-    rows = make_rows(tokenizer) if batches is None else list(islice(chain.from_iterable(batches), CALIBRATION))
+    rows = rows or make_rows(tokenizer)
     texts: list[Any] = [tuple(row.values()) if "text_pair" in row else row["text"] for row in rows]
     odd_rows, expected = [{"text": text} for text in ODD_TEXTS], classifier.logits(rows)
     with open_folder(target, arguments.overwrite) as folder:
@@ -107,11 +103,9 @@ def export_model(arguments: ExportArguments) -> Path:
         name = Path(arguments.model).resolve().name if Path(arguments.model).is_dir() else arguments.model
         if arguments.format == "web":
             write_page(folder, name)
-        write_card(folder, name, arguments, exported, difference=difference, agreement=agreement, texts=len(rows))
+        checks = {"difference": difference, "agreement": agreement, "texts": len(rows)}
+        write_card(folder, name, arguments, exported=exported, **checks)
     return target
-
-
-# Before
 
 
 def resolve_target(arguments: ExportArguments) -> Path:
@@ -154,9 +148,6 @@ def make_rows(tokenizer: Any) -> list[dict[str, str]]:
     return [{"text": tokenizer.decode(chooser.choices(words, k=chooser.randint(1, 64)))} for _ in range(MADE)]
 
 
-# The folder
-
-
 def write_graph(file: Path, model: Any, tokenizer: Any) -> None:
     """Traces the model, by transformers' exporter, and writes graph and weights as one file."""
     import onnx_ir
@@ -193,7 +184,7 @@ def write_files(folder: Path, model: Any, tokenizer: Any, format: str) -> None:
     if config["model_type"] == "wave":
         config["model_type"] = "bert"  # transformers.js refuses what it does not know, and runs any encoder as this one
     config["label2id"] = {label: index for index, label in config["id2label"].items()}
-    config["transformers.js_config"] = {"dtype": DTYPES[FORMATS[format]]}
+    config["transformers.js_config"] = {"dtype": "fp32" if FORMATS[format] == GRAPHS[0] else "q8"}
     write_json(folder / "config.json", config)
     packages = ("numpy", "onnxruntime", "tokenizers")
     write_text(folder / "requirements.txt", "".join(f"{name}>={version(name)}\n" for name in packages))
@@ -244,9 +235,6 @@ def quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-# Is it the model?
-
-
 def check_shapes(exported: ExportedClassifier, classifier: Classifier) -> float:
     """The largest difference on other shapes than traced. Raises a ValueError if it is more than `TOLERANCE`."""
     model, config = classifier.model, classifier.model.config
@@ -285,9 +273,7 @@ def check_logits(found: np.ndarray, expected: np.ndarray, where: str) -> float:
     return difference
 
 
-def measure_agreement(
-    found: np.ndarray, expected: np.ndarray, problem: str, thresholds: float | Sequence[float] = 0.5
-) -> float:
+def measure_agreement(found: np.ndarray, expected: np.ndarray, problem: str, thresholds: Any = 0.5) -> float:
     """
     The share of texts that keep their label; with several labels all must be the same; a value must keep to a hundredth
     of the range of all values.
@@ -302,9 +288,7 @@ def measure_agreement(
     return float(same_NK.all(axis=-1).mean())
 
 
-def write_card(
-    folder: Path, name: str, arguments: ExportArguments, exported: ExportedClassifier, **checks: Any
-) -> None:
+def write_card(folder: Path, name: str, arguments: ExportArguments, **checks: Any) -> None:
     hub_name, file = None if Path(arguments.model).is_dir() else name, FORMATS[arguments.format]
     if arguments.format == "web":
         data: Any = SpaceCardData(title=name, sdk="static", models=[hub_name] if hub_name else None)
@@ -312,7 +296,7 @@ def write_card(
         tags = ["text-classification", arguments.format]
         data = ModelCardData(pipeline_tag="text-classification", library_name="onnx", tags=tags, base_model=hub_name)
     template = str(Path(__file__).with_name("export_card.md"))
-    checks |= {"model": name, "arguments": arguments, "exported": exported, "file": file}
+    checks |= {"model": name, "arguments": arguments, "file": file}
     checks["origin"] = Path(arguments.calibration).name if arguments.calibration else "random words of the vocabulary"
     card = ModelCard.from_template(data, template, size=(folder / file).stat().st_size, **checks)
     write_text(folder / "README.md", str(card).rstrip("\n") + "\n")

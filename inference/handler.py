@@ -2,8 +2,7 @@
 What an inference endpoint of the Hub calls: https://huggingface.co/docs/inference-endpoints/guides/custom_handler
 
 Requests and answers are those of transformers' text-classification pipeline: `{"inputs": ..., "parameters": {"top_k":
-...}}`, where the inputs are a text or a list of texts, and a pair is `{"text": ..., "text_pair": ...}`. A ValueError
-names the field that is not so.
+1}}`. A text is a string, and a pair `{"text": ..., "text_pair": ...}`. A ValueError names the field that is not so.
 """
 
 from collections.abc import Mapping
@@ -21,17 +20,13 @@ class EndpointHandler:
     def __call__(self, data: Mapping[str, Any]) -> list[Any]:
         inputs, parameters = data.get("inputs"), data.get("parameters") or {}
         items = inputs if isinstance(inputs, list) else [inputs]
-        texts: list[Any] = [
-            (item.get("text"), item.get("text_pair")) if isinstance(item, dict) else item for item in items
-        ]
+        texts: list[Any] = [(raw.get("text"), raw.get("text_pair")) if isinstance(raw, dict) else raw for raw in items]
         top_k = parameters.get("top_k", 1)
         if not 1 <= len(items) <= MAX_TEXTS:
             raise ValueError(f"`inputs` must hold 1 to {MAX_TEXTS} texts, got {len(items)}.")
         for text in texts:
             if not all(isinstance(part, str) for part in (text if isinstance(text, tuple) else [text])):
-                raise ValueError(
-                    f'`inputs` must be texts, or pairs {{"text": ..., "text_pair": ...}}, got {text!r:.80}.'
-                )
+                raise ValueError(f"`inputs` must be texts, or pairs of `text` and `text_pair`, got {text!r:.80}.")
         if not parameters.keys() <= {"top_k"} or not (top_k is None or (type(top_k) is int and top_k > 0)):
             raise ValueError(f"`parameters` must be a `top_k` of at least 1 or null, got {parameters!r:.200}.")
         results = self.classifier.classify(texts, top_k)

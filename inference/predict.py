@@ -90,15 +90,11 @@ def predict(arguments: PredictArguments) -> Path | None:
     strongest first. A regression model writes its value, a multi-label model all labels above their thresholds. Without
     a file and an `output`, texts are answered on standard output, in lines for people.
 
-    Returns the output file, which takes its name only when it is complete; None for standard output.
-
-    Raises:
-        FileExistsError: The output exists and `overwrite` is not set.
-        ValueError, OSError: The model, the file, a column or the device is not as it must be; the message names it.
+    Returns the output file, which takes its name only when it is complete; None for standard output. Raises a
+    ValueError or an OSError that names what is not as it must be: the model, the file, a column, the output.
     """
     output = resolve_output(arguments)
     classifier = load_model(arguments)
-    least = resolve_abstain(classifier.config, arguments.abstain)
     if arguments.file in (None, STDIN):
         batches = read_given(arguments, 2 if len(classifier.text_columns or ()) == 2 else 1)
     else:
@@ -110,7 +106,7 @@ def predict(arguments: PredictArguments) -> Path | None:
         raise ValueError(f"`top_k` must be 1 to the number of labels, {most}, got {arguments.top_k}.")
     header = classifier.make_header(arguments.top_k)
     shown: list[Shown] = []
-    answers = answer(arguments, classifier, batches, header, least, shown)
+    answers = answer(arguments, classifier, batches, header, shown)
     if output is None and arguments.output is None:
         for rows in answers:
             print_rows(rows, header)
@@ -129,15 +125,10 @@ def load_model(arguments: Any) -> Classifier:
 
 
 def answer(
-    arguments: PredictArguments,
-    classifier: Classifier,
-    batches: Iterator[Rows],
-    header: Sequence[str],
-    least: float,
-    shown: list[Shown],
+    arguments: PredictArguments, classifier: Classifier, batches: Iterator[Rows], header: list[str], shown: list[Shown]
 ) -> Iterator[Rows]:
     """The rows of the output, batch by batch. The first ones go to `shown`, too, for the page."""
-    number = 0
+    number, least = 0, resolve_abstain(classifier.config, arguments.abstain)
     with tqdm(desc="Classifying", unit=" texts", disable=arguments.file in (None, STDIN)) as bar:
         for batch in batches:
             values = classifier.make_rows(classifier.logits(batch), number, arguments.top_k, least)
@@ -156,9 +147,6 @@ def answer(
             number += len(batch)
             bar.update(len(batch))
             yield rows
-
-
-# In
 
 
 def read_given(arguments: PredictArguments, width: int) -> Iterator[Rows]:
@@ -185,9 +173,6 @@ def read_stdin(encoding: str | None) -> Iterator[str]:
             yield line.rstrip("\r\n")
     except (UnicodeDecodeError, LookupError) as error:
         raise ValueError(f"Standard input must be in `encoding` ({encoding or 'utf-8'}): {error}") from error
-
-
-# Out
 
 
 def resolve_output(arguments: PredictArguments) -> Path | None:

@@ -32,11 +32,8 @@ RUNTIME = (
 def fetch_runtime() -> list[Path]:
     """
     The JavaScript files. They are downloaded once, 26 MB, from the npm registry or that of `NPM_CONFIG_REGISTRY`, and
-    kept in the folder `assets` of the Hub's cache.
-
-    Raises:
-        OSError: The registry cannot be reached.
-        ValueError: It sent something else than what is pinned here.
+    kept in the folder `assets` of the Hub's cache. Raises an OSError if the registry cannot be reached, and a
+    ValueError if it sends something else than what is pinned here.
     """
     registry = os.environ.get("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org").rstrip("/")
     files = []

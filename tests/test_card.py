@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2.meta
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import HfApi, ModelCard, constants
@@ -19,34 +20,17 @@ from loopback_hub import USER, LoopbackHub
 from markdown_it import MarkdownIt
 
 from wave_network import WaveConfig
+from wave_network.data.measure import measure
 from wave_network.files import find_fonts
 from wave_network.hub_card import card as card_module
 from wave_network.hub_card import draw_pictures, pictures, push, push_run, write_card
 
 LABELS = ["business", "sport", "tech"]
 # 20 of 25 right. Precision and recall differ, so a transposed matrix cannot pass.
-TEST_RESULT = {
-    "rows": 25,
-    "accuracy": 0.8,
-    "accuracy_low": 0.6086904963045967,
-    "accuracy_high": 0.9113941531319742,
-    "macro_f1": (16 / 19 + 9 / 11 + 2 / 3) / 3,
-    "per_class": {
-        "business": {"precision": 8 / 9, "recall": 0.8, "f1": 16 / 19, "support": 10},
-        "sport": {"precision": 0.75, "recall": 0.9, "f1": 9 / 11, "support": 10},
-        "tech": {"precision": 0.75, "recall": 0.6, "f1": 2 / 3, "support": 5},
-    },
-    "confusion": [[8, 2, 0], [0, 9, 1], [1, 1, 3]],
-}
-VALIDATION_RESULT = {
-    **TEST_RESULT,
-    "rows": 4,
-    "accuracy": 1.0,
-    "accuracy_low": 0.5101091635454027,
-    "accuracy_high": 1.0,
-    "macro_f1": 1.0,
-    "confusion": [[1, 0, 0], [0, 3, 0], [0, 0, 0]],
-}
+CONFUSION = np.array([[8, 2, 0], [0, 9, 1], [1, 1, 3]])
+TRUE, PREDICTED = np.repeat(np.argwhere(CONFUSION >= 0), CONFUSION.reshape(-1), axis=0).T
+TEST_RESULT = measure("single", np.eye(3)[PREDICTED], TRUE, LABELS)
+VALIDATION_RESULT = measure("single", np.eye(3)[[0, 1, 1, 1]], [0, 1, 1, 1], LABELS)
 BINS = [
     {"low": 0.0, "high": 0.5, "count": 0, "confidence": None, "accuracy": None},
     {"low": 0.5, "high": 1.0, "count": 25, "confidence": 0.9, "accuracy": 0.8},
@@ -150,11 +134,8 @@ def test_data_and_base_model_on_the_hub_are_linked(folder: Path):
     edit(folder / "metrics.json", "data", "is_on_hub", value=True)
     edit(folder / "metrics.json", "base_model", value="someone/base")
     card = ModelCard.load(write_card(folder, license="mit"))
-    assert (card.data.datasets, card.data.base_model, card.data.license) == (
-        ["fancyzhx/ag_news"],
-        "someone/base",
-        "mit",
-    )
+    assert (card.data.datasets, card.data.base_model) == (["fancyzhx/ag_news"], "someone/base")
+    assert card.data.license == "mit"
     assert "](https://huggingface.co/datasets/fancyzhx/ag_news)" in card.text
     assert "\n# news-run\n" in card.text  # without a repository the folder's name
     edit(folder / "metrics.json", "base_model", value="./runs/first")
@@ -232,14 +213,9 @@ def test_the_template_asks_for_nothing_that_it_is_not_given(folder: Path, monkey
 @pytest.mark.parametrize(
     "nasty",
     [
-        "a|b\\|c",
         "</details><script>alert(1)</script>",
         "[link](https://example.org) ![picture](x.png)",
-        "**bold** _slanted_ ~~gone~~ `code` $x^2$",
-        "&amp; \"double\" 'single' <!-- comment",
-        "{{ seed }} {% if x %}",
-        "# heading ---",
-        "Straße, 数学, عربى, 🎉 snake_case",
+        "{{ seed }} {% if x %} Straße, 数学, عربى, 🎉 snake_case",
     ],
 )
 def test_a_label_is_shown_as_it_is_and_breaks_nothing(folder: Path, nasty: str):
@@ -323,7 +299,7 @@ def test_the_confusion_matrix_has_a_row_for_each_true_class():
     assert axes.images[0].get_array().tolist()[1] == [0, 0.9, 0.1]
 
 
-@pytest.mark.parametrize("classes", [1, 150, 300])
+@pytest.mark.parametrize("classes", [1, 300])
 def test_any_number_of_classes_has_a_confusion_matrix(classes: int):
     names = [f"class {index}" for index in range(classes)]
     counts = [[0] * classes for _ in names]
@@ -345,6 +321,19 @@ def test_the_f1_of_each_of_several_labels_is_drawn(folder: Path, capsys: pytest.
     assert capsys.readouterr().out.count("the pictures show their numbers") == 1
     axes = pictures.draw_labels(result, LABELS).axes[0]
     assert [text.get_text() for text in axes.texts] == ["0.84 (10)", "0.82 (10)", "0.67 (5)"]
+
+
+def test_numbers_are_drawn_over_the_true_ones(folder: Path):
+    result = {"rows": 3, "spearman": 0.5, "pearson": 0.4, "mse": 2.0, "mae": 1.0, "points": [[1, 1], [3, 2], [2, 4]]}
+    for fields, value in ((["task"], "number"), (["calibration"], None), (["data", "label_names"], [])):
+        edit(folder / "metrics.json", *fields, value=value)
+    edit(folder / "metrics.json", "results", value={"test": result})
+    assert [path.name for path in draw_pictures(folder)] == ["numbers.png"]
+    card = write_card(folder).read_text(encoding="utf-8")
+    assert "](numbers.png)" in card
+    assert read_tables(card)[2][1] == ["test", "3", "0.5", "0.4", "2", "1"]
+    axes = pictures.draw_numbers(result).axes[0]
+    assert axes.collections[0].get_offsets().tolist() == result["points"]
 
 
 def test_a_name_that_cannot_be_drawn_is_a_number():
@@ -396,15 +385,6 @@ def test_what_can_have_no_card_makes_no_repository(folder: Path, hub: LoopbackHu
     with pytest.raises(ValueError, match=r"metrics\.json"):
         push_run(folder, "news", token="any")
     assert hub.repositories == {}
-
-
-def test_a_real_run_has_a_card(run: Path, tmp_path: Path):
-    """What finetune writes is what the card reads."""
-    copied = shutil.copytree(run, tmp_path / "copied")
-    draw_pictures(copied)
-    card = write_card(copied).read_text(encoding="utf-8")
-    names = json.loads((copied / "metrics.json").read_text(encoding="utf-8"))["data"]["label_names"]
-    assert [row[0] for row in read_tables(card)[4][1:]] == names
 
 
 def test_the_code_of_the_card_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

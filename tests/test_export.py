@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -271,11 +270,7 @@ def fix_length(graph: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (change_bias, "2 x 16 tokens a logit is off"),
-        (fix_length, "fails on a batch of 1 x 1"),
-    ],
+    ("spoil", "message"), [(change_bias, "2 x 16 tokens a logit is off"), (fix_length, "fails on a batch of 1 x 1")]
 )
 def test_a_graph_that_is_not_the_model(write_graph: Any, model: Path, tmp_path: Path, spoil: Any, message: str):
     write_graph(spoil)
@@ -379,10 +374,6 @@ def test_it_answers_like_the_pipeline(classifier: ExportedClassifier, model: Pat
     assert classifier.logits([]).shape == (0, 3)
 
 
-def test_logits_are_those_of_the_model(exported: Path, model: Path, texts: list[str]):
-    check_logits(exported, model, [*texts, *zip(texts[:9], texts[9:18], strict=True)])
-
-
 @pytest.fixture(scope="module")
 def original(model: Path) -> Classifier:
     return Classifier(load_classifier(str(model)), AutoTokenizer.from_pretrained(model))
@@ -417,20 +408,6 @@ def test_a_damaged_file_is_named(exported: Path, tmp_path: Path, name: str, cont
     (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{Path(name).name}' is missing or damaged"):
         ExportedClassifier(folder)
-
-
-def test_threads_may_share_it(classifier: ExportedClassifier, texts: list[str]):
-    expected, results = classifier.logits(texts), {}
-    threads = [
-        threading.Thread(target=lambda shift=shift: results.update({shift: classifier.logits(texts[shift:])}))
-        for shift in range(6)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for shift in range(6):
-        np.testing.assert_allclose(results[shift], expected[shift:], atol=1e-5)
 
 
 def test_the_code_of_its_card_runs(exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

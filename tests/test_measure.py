@@ -46,6 +46,7 @@ def test_the_figures_of_numbers_are_those_worked_by_hand():
         "pearson": pytest.approx(1 / 84**0.5 * 3),
         "mse": pytest.approx(5 / 3),
         "mae": 1.0,
+        "points": [[1, 1], [3, 2], [2, 4]],
     }
     assert measure("number", [1.0, 1.0], [1.0, 2.0], [])["spearman"] == 0
 

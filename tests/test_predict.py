@@ -1,11 +1,8 @@
 """`wave-network predict`: what it writes, and what it refuses to read or run."""
 
 import csv
-import io
 import json
-import runpy
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,16 +156,15 @@ def test_a_run_reads_its_files_and_predict_the_columns_that_it_was_trained_on(
 
 def test_texts_without_a_token_get_an_answer(model: Path, tmp_path: Path):
     folder = shutil.copytree(model, tmp_path / "bare")
-    for name, change in (("tokenizer.json", {"post_processor": None}), ("tokenizer_config.json", {})):
-        content = json.loads((folder / name).read_text()) | change
-        (folder / name).write_text(
-            json.dumps(content | ({"tokenizer_class": "TokenizersBackend"} if not change else {}))
-        )
+    for name, field, value in (
+        ("tokenizer.json", "post_processor", None),
+        ("tokenizer_config.json", "tokenizer_class", "TokenizersBackend"),
+    ):
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | {field: value}))
     assert AutoTokenizer.from_pretrained(folder)("")["input_ids"] == []
     bias = AutoModelForSequenceClassification.from_pretrained(folder).classifier.bias
-    found = classify(
-        folder, write_csv(tmp_path / "texts.csv", [{"text": text} for text in ("", "goal", "")]), batch_size=2
-    )
+    file = write_csv(tmp_path / "texts.csv", [{"text": text} for text in ("", "goal", "")])
+    found = classify(folder, file, batch_size=2)
     for row in (found[0], found[2]):
         values = [float(row[f"probability_{label}"]) for label in AWKWARD]
         assert values == pytest.approx(bias.softmax(-1).tolist(), abs=1e-6)
@@ -180,28 +176,6 @@ def test_batches_hold_texts_of_similar_length():
     assert list(split_batches(lengths, 3, 1000)) == [[1, 6, 3], [2, 4, 0], [5]]
     assert list(split_batches(lengths, 3, 10)) == [[1, 6, 3], [2, 4], [0], [5]]  # one text at least
     assert list(split_batches([], 3, 10)) == []
-
-
-def test_a_multi_label_model_writes_all_labels_above_one_half(run: Path, tmp_path: Path, file: Path, texts: list[str]):
-    tokenizer = AutoTokenizer.from_pretrained(run)
-    folder = save_model(tmp_path / "multi", tokenizer, list("abcde"), problem_type="multi_label_classification")
-    rows = classify(folder, file)
-    for row, probabilities in zip(rows, compute_logits(folder, texts).sigmoid().tolist(), strict=True):
-        chosen = [label for label, value in zip("abcde", probabilities, strict=True) if value > 0.5]
-        assert row["label"] == ";".join(chosen)
-        assert [float(row[f"probability_{label}"]) for label in "abcde"] == pytest.approx(probabilities, abs=1e-6)
-    assert len({len(row["label"].split(";")) for row in rows}) > 1
-
-
-@pytest.mark.parametrize("problem_type", ["regression", None])
-def test_a_model_of_one_label_writes_its_value(
-    run: Path, tmp_path: Path, file: Path, texts: list[str], problem_type: str | None
-):
-    folder = save_model(tmp_path / "value", AutoTokenizer.from_pretrained(run), ["stars"], problem_type=problem_type)
-    rows = classify(folder, file)
-    assert list(rows[0]) == ["row", "stars", "text"]
-    expected = compute_logits(folder, texts)[:, 0].tolist()
-    assert [float(row["stars"]) for row in rows] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 # Where it is written
@@ -218,14 +192,6 @@ def test_an_existing_output_is_kept(model: Path, file: Path, capsys: pytest.Capt
     main([*words, "--overwrite"])
     assert len(read_csv(output)) == 40
     assert capsys.readouterr().out == f"Written: {output}\n"
-
-
-def test_a_dash_writes_to_standard_output_and_nothing_else(
-    model: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    assert predict(PredictArguments(str(model), str(file), output="-", device="cpu")) is None
-    lines = io.StringIO(capsys.readouterr().out, newline="")
-    assert list(csv.DictReader(lines)) == classify(model, file, output=str(tmp_path / "out.csv"))
 
 
 @pytest.mark.parametrize("older", [None, "mine"])
@@ -343,11 +309,3 @@ def test_code_of_the_model_folder_is_run_only_with_trust(model: Path, file: Path
     with pytest.raises(OSError, match="safetensors"):  # its code is run, and then finds no weights
         classify(folder, file, overwrite=True, trust_remote_code=True)
     assert marker.exists()
-
-
-def test_the_example(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    example = Path(predict_module.__file__).parents[1] / "examples" / "classify.py"
-    monkeypatch.setattr(sys, "argv", [str(example), str(run), "goal match striker", "orbit rocket"])
-    runpy.run_path(str(example), run_name="__main__")
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["sport", "space"]

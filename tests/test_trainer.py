@@ -14,9 +14,14 @@ from transformers import set_seed
 
 from wave_network import WaveConfig, WaveForSequenceClassification, train_wave_tokenizer
 from wave_network.data.tokens import DataCollatorWithPadding
-from wave_network.training.packing import DataCollatorWithPacking, takes_packed
 from wave_network.training.settings import RunArguments
-from wave_network.training.trainer import RAW_WEIGHTS, ClassificationLoss, WaveTrainer, balance, make_loss
+from wave_network.training.trainer import (
+    RAW_WEIGHTS,
+    ClassificationLoss,
+    DataCollatorWithPacking,
+    WaveTrainer,
+    make_loss,
+)
 
 SKEW = {"sport": 90, "money": 9, "space": 9}
 STEPS = {"eval_strategy": "steps", "eval_steps": 1, "num_train_epochs": None, "max_steps": 6, "save_total_limit": 20}
@@ -67,8 +72,9 @@ def test_the_order_of_the_rows_depends_on_seed_and_epoch_alone(tmp_path: Path):
 # The loss
 
 
-def test_the_weighted_loss_is_that_worked_by_hand():
-    torch.testing.assert_close(balance([0] * 6 + [1] * 2, 3)[:2], torch.tensor([8 / 12, 8 / 4]))
+def test_the_weighted_loss_is_that_worked_by_hand(tmp_path: Path):
+    balanced = make_loss(RunArguments(str(tmp_path), class_weights="balanced", use_cpu=True), [0] * 6 + [1] * 2, 3)
+    torch.testing.assert_close(balanced.class_weights[:2], torch.tensor([8 / 12, 8 / 4]))
     logits, labels = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 3.0]]), torch.tensor([0, 1])
     weights, log_p = torch.tensor([0.5, 2.0, 1.0]), logits.log_softmax(-1)
     smooth = 0.1 * (weights * log_p).mean(-1)
@@ -180,19 +186,6 @@ def test_texts_are_laid_end_to_end_and_give_the_logits_of_padded_ones():
     with torch.no_grad():
         packed = model(**pack([{"input_ids": feature["input_ids"]} for feature in features])).logits
         torch.testing.assert_close(packed, model(input_ids=padded, attention_mask=padded.ne(0).long()).logits)
-
-
-def test_what_makes_no_packed_batch_is_named():
-    pack = DataCollatorWithPacking()
-    for features, message in (
-        ([], "`features` must hold a text"),
-        ([{"input_ids": []}], "`features` must hold a text"),
-        ([{"input_ids": [1, 0], "attention_mask": [1, 0]}], "`attention_mask` of a feature must be 1 everywhere"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            pack(features)
-    assert takes_packed(make_classifier())
-    assert not takes_packed(nn.Linear(1, 1))
 
 
 def test_a_packed_run_learns_as_a_padded_one(data_folder: Path, tmp_path: Path):

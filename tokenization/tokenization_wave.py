@@ -1,14 +1,11 @@
-"""Tokenizers for the Wave Network, trained or loaded.
-
-Both are classes of transformers, so that a checkpoint's tokenizer loads anywhere without this package.
-"""
+"""Tokenizers for the Wave Network, trained or loaded: stock classes, which load anywhere without this package."""
 
 import json
 import os
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import accumulate
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, 
 # The default of `WaveConfig.max_position_embeddings`.
 MODEL_MAX_LENGTH = 512
 SPECIAL_TOKENS = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
-INPUT_NAMES = ["input_ids", "token_type_ids", "attention_mask"]
+SPECIAL = list(SPECIAL_TOKENS.values())
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 # Stands before each word. No word has a space in it, so that none is taken for it.
 BEGIN = " "
@@ -36,7 +33,6 @@ def train_wave_tokenizer(
     texts: Iterable[str],
     vocab_size: int = 8192,
     *,
-    min_frequency: int = 2,
     lowercase: bool = True,
     model_max_length: int = MODEL_MAX_LENGTH,
     show_progress: bool = True,
@@ -47,13 +43,9 @@ def train_wave_tokenizer(
     a character that the corpus lacks is read as its bytes, so that no text is unknown.
 
     Args:
-        texts: The corpus, one text at a time; it is read once, and only its distinct words are held.
-        vocab_size: The most tokens to learn, with the 5 special ones; 256 bytes come on top of them. A small corpus
-            gives fewer, and one with more distinct characters than that gives more.
-        min_frequency: How often a pair of pieces must occur to be merged.
-        lowercase: Whether to lowercase.
-        model_max_length: The length in tokens to which `truncation=True` cuts.
-        show_progress: Whether to show a progress bar.
+        texts: The corpus, which is read once; only its distinct words are held.
+        vocab_size: The most tokens to learn, with the 5 special ones; 256 bytes come on top of them. A corpus with more
+            distinct characters gives more.
 
     Returns:
         The tokenizer: `[CLS] text [SEP]`, pairs as `[CLS] first [SEP] second [SEP]`, padded with `[PAD]` (id 0). What
@@ -61,85 +53,59 @@ def train_wave_tokenizer(
         give the same one in every process.
 
     Raises:
-        TypeError: `texts` is a single string, or holds something that is not a string; or a number is no integer.
-        ValueError: `vocab_size` or another number is too small or too large, there is no text in `texts`, or one that
-            cannot be written in UTF-8.
+        ValueError: `texts` is one string, or holds no word or no strings of Unicode; `vocab_size` is not 6 to 2**24.
     """
-    if isinstance(texts, str):
-        raise TypeError("`texts` must be an iterable of strings, got a single string. Did you mean [text]?")
-    if not isinstance(texts, Iterable):
-        raise TypeError(f"`texts` must be an iterable of strings, got {texts!r}.")
-    special = list(SPECIAL_TOKENS.values())
     # tokenizers reserves memory for so many tokens at once.
-    check_integer("vocab_size", vocab_size, len(special) + 1, 2**24, f", the special tokens {special} among them")
-    check_integer("min_frequency", min_frequency, 0, 2**63 - 1)
-    check_integer("model_max_length", model_max_length, 3, 10**30, ": `[CLS]`, a token and `[SEP]`, or more")
+    if not isinstance(vocab_size, int) or not len(SPECIAL) < vocab_size <= 2**24:
+        raise ValueError(f"`vocab_size` must be an integer from {len(SPECIAL) + 1} to {2**24}, got {vocab_size!r}.")
+    words = count_words(texts)
     backend = Tokenizer(BPE())
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), *[normalizers.Lowercase()] * bool(lowercase)])
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(WORDS, "removed", invert=True),
-            pre_tokenizers.Metaspace(BEGIN, "always", split=False),
-        ]
-    )
-    words = Counter(word for text in check_texts(texts) for word in text.split())
-    if not words:
-        raise ValueError("`texts` must hold at least one text that is not empty, got none.")
-    alphabet = find_alphabet({backend.normalizer.normalize_str(word): count for word, count in words.items()})
-    trainer = BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
-        special_tokens=special,
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        show_progress=show_progress,
-    )
+    split = pre_tokenizers.Split(WORDS, "removed", invert=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.Metaspace(BEGIN, "always", split=False)])
+    alphabet = find_alphabet(words, backend.normalizer)
+    settings: dict[str, Any] = {"special_tokens": SPECIAL, "initial_alphabet": alphabet, "show_progress": show_progress}
+    trainer = BpeTrainer(vocab_size=vocab_size, min_frequency=2, limit_alphabet=len(alphabet), **settings)
     backend.train_from_iterator((" ".join([word] * count) for word, count in words.items()), trainer, len(words))
     model = json.loads(backend.to_str())["model"]
-    tokens = [*special, *BYTES, *sorted(model["vocab"], key=model["vocab"].get)[len(special) :]]
+    tokens = [*SPECIAL, *BYTES, *sorted(model["vocab"], key=model["vocab"].get)[len(SPECIAL) :]]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     merges = [tuple(pair) for pair in model["merges"]]
     backend.model = BPE(vocabulary, merges, unk_token="[UNK]", byte_fallback=True)
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(BEGIN, 1, 0)])
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, model_max_length=model_max_length, model_input_names=INPUT_NAMES, **SPECIAL_TOKENS
-    )
+    frame = [(token, vocabulary[token]) for token in ("[SEP]", "[CLS]")]
+    backend.post_processor = processors.BertProcessing(*frame)
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    settings = {"model_max_length": model_max_length, "model_input_names": names} | SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
 
 
-def find_alphabet(words: dict[str, int]) -> list[str]:
+def count_words(texts: Iterable[str]) -> Counter[str]:
+    """How often each word occurs, as it is written between spaces."""
+    if isinstance(texts, str):
+        raise ValueError("`texts` must be an iterable of strings, got a single string. Did you mean [text]?")
+    words: Counter[str] = Counter()
+    for index, text in enumerate(texts):
+        try:
+            text.encode()
+        except (AttributeError, UnicodeEncodeError) as error:  # no string; a lone surrogate, which JSON may hold
+            message = f"`texts` must hold strings of Unicode characters, got {text!r} at index {index}."
+            raise ValueError(message) from error
+        words.update(text.split())
+    if not words:
+        raise ValueError("`texts` must hold at least one text that is not empty, got none.")
+    return words
+
+
+def find_alphabet(words: Counter[str], normalizer: Any) -> list[str]:
     """The most frequent characters, as many as make up `COVERAGE` of the words, and what a word begins with."""
     counts: Counter[str] = Counter()
     for word, count in words.items():
-        for character in word:
+        for character in normalizer.normalize_str(word):
             counts[character] += count
     ordered = sorted(counts, key=lambda character: (-counts[character], character))
     before = accumulate((counts[character] for character in ordered), initial=0)
-    enough = COVERAGE * counts.total()
-    return [BEGIN, *(character for character, covered in zip(ordered, before, strict=False) if covered < enough)]
-
-
-def check_integer(name: str, number: Any, least: int, most: int, why: str = "") -> None:
-    must = f"`{name}` must be an integer from {least} to {most}{why}; got {number!r}."
-    if not isinstance(number, Integral):
-        raise TypeError(must)
-    if not least <= int(number) <= most:
-        raise ValueError(must)
-
-
-def check_texts(texts: Iterable[str]) -> Iterator[str]:
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"`texts` must hold strings, got {text!r} ({type(text).__name__}) at index {index}.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # a lone surrogate, which JSON may hold
-            raise ValueError(f"`texts` must be of Unicode characters, got {text!r} at index {index}.") from error
-        yield text
+    return [BEGIN, *ordered[: bisect_left([*before], COVERAGE * counts.total())]]
 
 
 def spell(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]] | None:
@@ -149,36 +115,26 @@ def spell(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]] | None:
     ("▁wave" begins) and here (" wave" begins).
     """
     vocabulary = tokenizer.get_vocab()
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    mark = next((mark for mark in (BEGIN, "▁") if mark in vocabulary), None)
-    if isinstance(model, WordPiece):
-        within = model.continuing_subword_prefix
-        cut = {token: (token.removeprefix(within), not token.startswith(within)) for token in vocabulary}
-    elif mark is not None:
-        cut = {token: (token.removeprefix(mark), token.startswith(mark)) for token in vocabulary}
-    else:
+    model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    is_wordpiece = isinstance(model, WordPiece)
+    mark = model.continuing_subword_prefix if is_wordpiece else BEGIN if BEGIN in vocabulary else "▁"
+    if not is_wordpiece and mark not in vocabulary:
         return None
-    cut |= dict.fromkeys([*tokenizer.all_special_tokens, *BYTES], ("", False))
+    unspelled = {*tokenizer.all_special_tokens, *BYTES}
     spellings = [("", False)] * (max(vocabulary.values()) + 1)
     for token, index in vocabulary.items():
-        spellings[index] = cut[token]
+        if token not in unspelled:
+            spellings[index] = token.removeprefix(mark), token.startswith(mark) != is_wordpiece
     return spellings
 
 
 def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTrainedTokenizerBase:
     """
-    Loads a tokenizer from a folder, from the Hub, or from a vocabulary file such as BERT's `vocab.txt`.
-
-    Args:
-        name_or_file: A folder with a saved tokenizer or a `vocab.txt` alone, a name on the Hub, a `.txt` file with one
-            token on each line, or a `tokenizer.json` of any kind.
-        kwargs: Passed on to `BertTokenizer` (for a `.txt`), to `PreTrainedTokenizerFast` (for a `.json`) or to
-            `AutoTokenizer.from_pretrained`; for example `model_max_length` (512 for a file, unless given), or for a
-            `.txt` `do_lower_case`.
+    Loads a tokenizer by `AutoTokenizer` from a folder or a name on the Hub, or by `BertTokenizer` from a vocabulary, a
+    file with one token on each line or a folder that holds a `vocab.txt` alone. They get the `kwargs`.
 
     Raises:
-        ValueError: The file is neither a `.txt` nor a `.json` file, lacks a special token, is damaged, or is not in
-            UTF-8; or a `.txt` file holds a token twice.
+        ValueError: The file is no vocabulary in UTF-8 that holds each token once and the special ones among them.
         OSError: There is no such folder, file or name.
     """
     path = Path(name_or_file)
@@ -186,35 +142,14 @@ def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTr
         path /= "vocab.txt"
     if not path.is_file():
         return AutoTokenizer.from_pretrained(name_or_file, **kwargs)
-    if path.suffix not in (".txt", ".json"):
-        raise ValueError(f"A vocabulary must be a .txt or a .json file, got {str(path)!r}.")
-    settings = {"model_max_length": MODEL_MAX_LENGTH} | SPECIAL_TOKENS | kwargs
-    vocabulary = read_backend(path).get_vocab() if path.suffix == ".json" else read_vocabulary(path)
-    missing = [str(settings[name]) for name in SPECIAL_TOKENS if str(settings[name]) not in vocabulary]
-    if missing:
-        raise ValueError(f"The vocabulary {str(path)!r} must hold the special tokens of BERT; it lacks {missing}.")
-    if path.suffix == ".json":
-        return PreTrainedTokenizerFast(tokenizer_file=str(path), **settings)
-    return BertTokenizer(vocab=vocabulary, **settings)
-
-
-def read_backend(path: Path) -> Tokenizer:
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing more exact
-        raise ValueError(f"The tokenizer.json {str(path)!r} cannot be read: {error}") from error
-
-
-def read_vocabulary(path: Path) -> dict[str, int]:
-    # Not splitlines(): Chinese vocabularies hold U+2028 and its like as tokens.
-    try:
+        # Not splitlines(): Chinese vocabularies hold U+2028 and its like as tokens.
         tokens = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"The vocabulary {str(path)!r} must be in UTF-8: {error}.") from error
-    repeated = [token for token, count in Counter(tokens).items() if count > 1]
-    if repeated:
-        raise ValueError(
-            f"The vocabulary {str(path)!r} must hold each token once, its id is its line; it holds {repeated[:5]} more "
-            "than once."
-        )
-    return {token: index for index, token in enumerate(tokens)}
+    if missing := [token for token in SPECIAL if token not in tokens]:
+        raise ValueError(f"The vocabulary {str(path)!r} must hold the special tokens of BERT; it lacks {missing}.")
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    if repeated := [token for index, token in enumerate(tokens) if vocabulary[token] != index]:
+        raise ValueError(f"The vocabulary {str(path)!r} must hold each token once; {repeated[:5]} it holds again.")
+    return BertTokenizer(vocab=vocabulary, **{"model_max_length": MODEL_MAX_LENGTH} | kwargs)

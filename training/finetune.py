@@ -1,5 +1,6 @@
 """`wave-network finetune`: data by name or path in, a run folder with a model ready to share out."""
 
+import inspect
 import os
 import shutil
 import tempfile
@@ -35,7 +36,6 @@ from ..modeling_wave import WaveForSequenceClassification
 from .baselines import measure_baselines
 from .decisions import describe_abstain, tune_abstain, tune_thresholds
 from .mistakes import write_mistakes
-from .packing import DataCollatorWithPacking, takes_packed
 from .probe import Choice, choose, choose_pooling, compares_pairs, goes_on_from_probe, start_head
 from .progress import quiet
 from .record import count_parameters, describe_data, describe_settings, make_record
@@ -53,7 +53,7 @@ from .settings import (
 from .start import find_start, get_model, get_tokenizer, is_encoder, resolve_start
 from .subwords import add_subwords, fold_subwords, resolve_subwords
 from .teacher import TeacherLoss, Texts, ask_teacher, gather_texts
-from .trainer import WaveTrainer, find_classifier, find_last, make_loss
+from .trainer import DataCollatorWithPacking, WaveTrainer, find_classifier, find_last, make_loss
 
 # What a run was begun with, in its folder until `metrics.json` says it.
 BEGUN = "run.json"
@@ -305,7 +305,7 @@ class Run:
             self.trainer.add_callback(EarlyStoppingCallback(patience, arguments.early_stopping_threshold))
         has_ended = checkpoint is not None and load_stopped(self.trainer, checkpoint)
         if arguments.num_train_epochs and not has_ended:
-            self.trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+            self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         fold_subwords(model)
 
     def predict(self) -> None:
@@ -433,7 +433,7 @@ def check_model(model: PreTrainedModel, arguments: RunArguments, task: str) -> N
     name = type(model).__name__
     if arguments.calibrate and not isinstance(model, WaveForSequenceClassification):
         raise ValueError(f"`calibrate` is for a Wave Network, whose config has a temperature; {name} has none.")
-    if arguments.packing and not takes_packed(model):
+    if arguments.packing and "cu_seq_lens" not in inspect.signature(model.forward).parameters:
         raise ValueError(f"`packing` is for a model whose `forward` takes `cu_seq_lens`; that of {name} does not.")
     if arguments.mixup_alpha:
         find_classifier(model)

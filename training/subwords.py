@@ -1,7 +1,8 @@
 """`--subword_buckets`: while it trains, the embedding of a token is also made of those of its character n-grams."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -10,52 +11,43 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..tokenization import spell
 
-# The shortest and the longest character n-grams, with the marks "<" and ">" of where a word begins and ends.
-SHORTEST, LONGEST = 3, 5
+SIZES = range(3, 6)  # of character n-grams, with the marks "<" and ">" of where a word begins and ends
 BUCKETS = 16384  # of a new model
 
 
 class SubwordEmbedding(nn.Module):
     """
-    A table whose rows share what their spelling shares, after fastText (Bojanowski et al., 2017, *Enriching Word
-    Vectors with Subword Information*, arXiv 1607.04606, section 3.2): of a token w with the n-grams G_w, hashed to
-    buckets,
+    A table whose rows share what their spelling shares, after fastText (Bojanowski et al., 2017, arXiv 1607.04606,
+    section 3.2): of a token w with the n-grams G_w, hashed to buckets,
 
         E_w = V_w + |G_w|^(-1/2) sum_{g in G_w} Z_g
 
-    where fastText has a plain sum. Z starts from zero, so that E is what the table was. What is learned of a word
-    reaches the rare words that are spelled like it; at the end E is a table as any other (`fold_subwords`).
-
-    A state dict of it has E as well, under the name of the table that it stands for: a checkpoint of the training loads
-    as a model without subwords, with the same embeddings.
+    where fastText has a plain sum. Z starts from zero, so that E is what the table was. A state dict has E as well,
+    under the name of the table: a checkpoint of the training loads as a model without subwords, embeddings alike.
 
     Args:
         table: The table to begin from. Its rows V are trained on.
-        pieces: What each row stands for, as `spell` has it; "" has no n-grams.
+        pieces: What each row stands for, as `mark_words` has it; "" has no n-grams.
         buckets: The rows of Z, at least 1.
     """
 
-    counts_V: torch.Tensor
-    starts_V: torch.Tensor
     rows_of_grams: torch.Tensor
+    starts_V: torch.Tensor  # and their number at the end
 
     def __init__(self, table: nn.Embedding, pieces: Sequence[str], buckets: int):
         super().__init__()
-        self.num_embeddings, self.embedding_dim = table.weight.shape
         self.padding_idx = table.padding_idx
         self.own = table.weight
-        self.subwords = nn.Parameter(table.weight.new_zeros(buckets, self.embedding_dim))
-        grams = [list(cut_grams(piece)) for piece in pieces]
+        self.subwords = nn.Parameter(table.weight.new_zeros(buckets, table.embedding_dim))
+        grams = [cut_grams(piece) for piece in pieces]
         rows = [zlib.crc32(gram.encode()) % buckets for each in grams for gram in each]
-        counts_V = torch.tensor([len(each) for each in grams])
+        starts = list(accumulate(map(len, grams), initial=0))
         self.register_buffer("rows_of_grams", torch.tensor(rows, dtype=torch.long), persistent=False)
-        self.register_buffer("counts_V", counts_V, persistent=False)
-        self.register_buffer("starts_V", counts_V.cumsum(0) - counts_V, persistent=False)
+        self.register_buffer("starts_V", torch.tensor(starts), persistent=False)
 
     @property
-    def weight(self) -> torch.Tensor:
-        """E, of shape (V, D)."""
-        return self.compose(torch.arange(self.num_embeddings, device=self.own.device))
+    def weight(self) -> torch.Tensor:  # E (V, D)
+        return self.compose(torch.arange(len(self.own), device=self.own.device))
 
     @torch.compiler.disable  # how many n-grams there are depends on the tokens
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -66,7 +58,7 @@ class SubwordEmbedding(nn.Module):
     def compose(self, ids_R: torch.Tensor) -> torch.Tensor:
         """The rows of E for distinct ids: (R, D)."""
         own_RD = nn.functional.embedding(ids_R, self.own, self.padding_idx)
-        counts_R = self.counts_V[ids_R]
+        counts_R = self.starts_V[ids_R + 1] - self.starts_V[ids_R]
         bags_R = counts_R.cumsum(0) - counts_R
         places = torch.arange(int(counts_R.sum()), device=ids_R.device)
         places = places + (self.starts_V[ids_R] - bags_R).repeat_interleave(counts_R)
@@ -82,18 +74,13 @@ class SubwordEmbedding(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
-def cut_grams(piece: str) -> Iterator[str]:
+def cut_grams(piece: str) -> list[str]:
     """The character n-grams of a piece, the shortest ones first."""
-    for size in range(SHORTEST, LONGEST + 1):
-        for start in range(len(piece) - size + 1):
-            yield piece[start : start + size]
+    return [piece[start : start + size] for size in SIZES for start in range(len(piece) - size + 1)]
 
 
 def mark_words(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
-    """
-    What each id of a tokenizer stands for: "<wave>" is a word or how one begins, "ing>" a piece within one, "" a
-    special token or a single byte. None if its tokens do not say where a word begins.
-    """
+    """What `spell` has of each id: "<wave>" is a word or how one begins, "ing>" goes on, "" has no spelling."""
     spellings = spell(tokenizer)
     return None if spellings is None else ["<" * begins + f"{text}>" if text else "" for text, begins in spellings]
 
@@ -106,23 +93,15 @@ def resolve_subwords(buckets: int | None, tokenizer: PreTrainedTokenizerBase, is
 
 
 def add_subwords(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, buckets: int) -> None:
-    """
-    Puts a `SubwordEmbedding` in place of a model's table of words, if there are buckets.
-
-    Raises:
-        ValueError: The tokens do not say where a word begins, or the words are in no plain table.
-    """
+    """Puts a `SubwordEmbedding` in place of a model's table of words, if there are buckets. ValueError if none can."""
     if not buckets:
         return
-    table = model.get_input_embeddings()
-    if type(table) is not nn.Embedding:
+    table, pieces = model.get_input_embeddings(), mark_words(tokenizer)
+    if type(table) is not nn.Embedding or pieces is None:
         raise ValueError(
-            f"`subword_buckets` ({buckets}) is for a model whose words are in an nn.Embedding; those of "
-            f"{type(model).__name__} are in {type(table).__name__}. Leave it out."
+            f"`subword_buckets` must be 0 of {type(model).__name__} with this tokenizer, got {buckets}: it needs words "
+            "in an nn.Embedding, and tokens that say where a word begins."
         )
-    pieces = mark_words(tokenizer)
-    if pieces is None:
-        raise ValueError(f"`subword_buckets` ({buckets}) needs tokens that say where a word begins. Leave it out.")
     # A table may have more rows than the tokenizer has tokens.
     pieces += [""] * (table.num_embeddings - len(pieces))
     model.set_input_embeddings(SubwordEmbedding(table, pieces, buckets))

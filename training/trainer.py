@@ -1,7 +1,8 @@
-"""Transformers' Trainer with the losses, mixup, the averaged weights and the order of rows that `finetune` has."""
+"""Transformers' Trainer with the losses, mixup, averaged weights, order of rows and packing that `finetune` has."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,114 +23,104 @@ RAW_WEIGHTS = "raw_weights.safetensors"
 
 
 def find_last(folder: Path) -> Path | None:
-    """The last complete checkpoint in a folder."""
-    checkpoints = [path for path in folder.glob("checkpoint-*") if read_state(path) is not None]
-    return max(checkpoints, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
-def read_state(checkpoint: Path) -> dict[str, Any] | None:
-    """The state of Trainer, which it writes last: none in a checkpoint that was cut short."""
-    try:
-        return read_json(checkpoint / "trainer_state.json")
-    except (OSError, ValueError):
-        return None
+    """The last complete checkpoint in a folder. Trainer writes its state last, so that in others it cannot be read."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        with suppress(OSError, ValueError):
+            read_json(path / "trainer_state.json")
+            return path
+    return None
 
 
 class SeededSampler(LengthGroupedSampler):
     """
-    Rows grouped by length, in an order that depends on the seed and the epoch alone.
-
-    The base class draws from the global generator, which dropout advances differently in each process: the processes of
-    `torchrun` would share out different orders, with some rows in both and some in none. And a run that goes on from
-    the middle of an epoch would leave out other rows than it had seen.
+    Rows grouped by length, in an order of the seed and the epoch alone. By the global generator the processes of
+    `torchrun` would share out different orders, and a run that goes on would leave out other rows than it had seen.
     """
 
     def __init__(self, trainer: Trainer, batch_size: int, lengths: list[int]):
         super().__init__(batch_size, lengths=lengths)
         self.trainer = trainer
 
-    def __iter__(self):
-        arguments = self.trainer.args
-        seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
-        self.generator = torch.Generator().manual_seed(seed + int(self.trainer.state.epoch or 0))
+    def __iter__(self) -> Iterator[int]:
+        epoch = int(self.trainer.state.epoch or 0)
+        self.generator = torch.Generator().manual_seed(self.trainer.args.seed + epoch)
         return super().__iter__()
 
 
+@dataclass
 class ClassificationLoss:
     """
-    The loss of a task, cross-entropy, binary cross-entropy or squared error, as the mean over the labels of a step:
-    also those of accumulated batches and other processes, so that four batches of four rows make the step that one of
-    sixteen makes.
-
-    Args:
-        label_smoothing: The share of a label that all classes get alike. This and the weights are for "single".
-        class_weights: Of shape (K,). None: all are 1.
-        task: "single", "multi" or "number".
+    The loss of a task, cross-entropy ("single"), binary cross-entropy ("multi") or squared error ("number"), as the
+    mean over the labels of a step, those of accumulated batches and other processes among them. Label smoothing and
+    weights of classes (K,) are for "single".
     """
 
-    def __init__(self, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None, task: str = "single"):
-        self.label_smoothing = label_smoothing
-        self.class_weights = class_weights
-        self.task = task
+    label_smoothing: float = 0.0
+    class_weights: torch.Tensor | None = None
+    task: str = "single"
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         """`outputs.logits` (N, K), labels (N,) or (N, K), and how many a step has (None: these). For Trainer."""
         logits = outputs.logits.float()
         if self.task == "single":
             weights = None if self.class_weights is None else self.class_weights.to(labels.device)
-            total = nn.functional.cross_entropy(
-                logits, labels, weights, reduction="sum", label_smoothing=self.label_smoothing
-            )
-        elif self.task == "multi":
-            total = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+            measure: nn.Module = nn.CrossEntropyLoss(weights, reduction="sum", label_smoothing=self.label_smoothing)
         else:
-            total = nn.functional.mse_loss(logits.view_as(labels), labels, reduction="sum")
+            measure = (nn.BCEWithLogitsLoss if self.task == "multi" else nn.MSELoss)(reduction="sum")
+        total = measure(logits.view_as(labels) if self.task == "number" else logits, labels)
         return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
-def make_loss(
-    arguments: RunArguments, labels: Sequence[Any], num_labels: int, task: str = "single"
-) -> ClassificationLoss | None:
-    """The loss that the settings ask for. None is the model's own, the mean of one batch."""
-    is_balanced = arguments.class_weights == "balanced"
+def make_loss(arguments: RunArguments, labels: Sequence[Any], classes: int, task: str = "single") -> Any:
+    """
+    The loss that the settings ask for. None is the model's own, the mean of one batch. Balanced weights of classes are
+    inverse to the frequencies and 1 on average over the rows; a class without rows counts as one row.
+    """
+    smoothing, weights = arguments.label_smoothing_factor, None
+    if arguments.class_weights == "balanced":
+        counts = np.bincount(labels, minlength=classes)
+        weights = torch.tensor(len(labels) / (np.count_nonzero(counts) * counts.clip(min=1)), dtype=torch.float32)
     # Trainer takes the mean of the means of several batches, in which a row of a short batch counts more.
     is_one_batch = arguments.gradient_accumulation_steps == 1 and arguments.world_size == 1
-    if is_one_batch and not (is_balanced or arguments.label_smoothing_factor or arguments.mixup_alpha):
-        return None
-    weights = balance(labels, num_labels) if is_balanced else None
-    return ClassificationLoss(arguments.label_smoothing_factor, weights, task)
+    is_own = is_one_batch and weights is None and not (smoothing or arguments.mixup_alpha)
+    return None if is_own else ClassificationLoss(smoothing, weights, task)
 
 
-def balance(labels: Sequence[int], num_labels: int) -> torch.Tensor:
-    """Class weights, inverse to the frequencies and 1 on average over the rows. A class without rows counts as one."""
-    counts = np.bincount(labels, minlength=num_labels)
-    return torch.tensor(counts.sum() / (np.count_nonzero(counts) * counts.clip(min=1)), dtype=torch.float32)
+class DataCollatorWithPacking:
+    """
+    Batches of texts laid end to end, in place of `DataCollatorWithPadding`. The logits are the same, one row a text.
+
+    From N texts without padding, with T tokens in all, it makes `input_ids` and `token_type_ids` (1, T), `cu_seq_lens`
+    (N + 1,), between which the texts stand, and `labels`, first: Trainer counts the rows by the first tensor.
+    """
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = {}
+        for name in ("labels", "input_ids", "token_type_ids"):
+            if name in features[0]:
+                values = [torch.tensor(each[name]) for each in features]
+                batch[name] = torch.stack(values) if name == "labels" else torch.cat(values)[None]
+        lengths_N = torch.tensor([len(each["input_ids"]) for each in features])
+        return batch | {"cu_seq_lens": nn.functional.pad(lengths_N.cumsum(0), (1, 0))}
 
 
 def find_classifier(model: nn.Module, name_of_user: str = "`mixup_alpha`") -> nn.Linear:
     """The last linear map of a classifier of texts. ValueError, which says for what, if there is none to be found."""
     for name in CLASSIFIERS:
-        classifier = getattr(model, name, None)
-        if isinstance(classifier, nn.Linear):
-            return classifier
-    raise ValueError(
-        f"{name_of_user} is for a model whose logits come from an nn.Linear called {' or '.join(CLASSIFIERS)}; "
-        f"{type(model).__name__} has none."
-    )
+        if isinstance(found := getattr(model, name, None), nn.Linear):
+            return found
+    wanted = f"an nn.Linear called {' or '.join(CLASSIFIERS)}"
+    raise ValueError(f"{name_of_user} is for a model whose logits come from {wanted}; {type(model).__name__} has none.")
 
 
 class WeightAveraging(TrainerCallback):
     """
-    Keeps the average a of the weights w. After the first step it is w, and after a step before which there were t:
+    Keeps the average a of the weights w. After the first step it is w, and after a step before which there were t
 
         a <- d a + (1 - d) w,    d = min(ema_decay, (1 + t) / (10 + t))
-
-    The smaller d of early steps forgets the weights of the start.
     """
 
-    def __init__(self) -> None:
-        self.average: AveragedModel | None = None
-        self.checkpoint: str | None = None  # the one from which the training goes on
+    average: AveragedModel | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         def update(averages: Any, weights: Any, count: Any) -> None:
@@ -138,9 +129,8 @@ class WeightAveraging(TrainerCallback):
 
         self.average = AveragedModel(kwargs["model"], multi_avg_fn=update)
         self.average.n_averaged.fill_(state.global_step)
-        if self.checkpoint is not None:
-            # The model that Trainer has loaded is the average.
-            load_model(kwargs["model"], Path(self.checkpoint, RAW_WEIGHTS))
+        if state.global_step:  # it goes on, and the model that Trainer has loaded is the average
+            load_model(kwargs["model"], Path(args.output_dir, f"checkpoint-{state.global_step}", RAW_WEIGHTS))
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         cast(AveragedModel, self.average).update_parameters(kwargs["model"])
@@ -150,14 +140,11 @@ class WeightAveraging(TrainerCallback):
             self.swap(kwargs["model"])
         self.average = None
 
-    @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
         """Exchanges the weights of the model with their average, while it trains."""
         if self.average is not None:
             for weight, average in zip(model.parameters(), self.average.module.parameters(), strict=True):
-                raw = weight.clone()
-                weight.copy_(average)
-                average.copy_(raw)
+                weight.data, average.data = average.data, weight.data
 
 
 class WaveTrainer(Trainer):
@@ -167,6 +154,7 @@ class WaveTrainer(Trainer):
     """
 
     args: RunArguments
+    model: Any
 
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
@@ -177,17 +165,11 @@ class WaveTrainer(Trainer):
         if self.args.ema_decay:
             self.add_callback(self.averaging)
 
-    def train(self, resume_from_checkpoint: Any = None, *arguments: Any, **settings: Any) -> Any:
-        self.averaging.checkpoint = resume_from_checkpoint
-        return super().train(resume_from_checkpoint, *arguments, **settings)
-
     @contextmanager
     def average_in_place(self) -> Iterator[None]:
-        self.averaging.swap(cast(nn.Module, self.model))
-        try:
-            yield
-        finally:
-            self.averaging.swap(cast(nn.Module, self.model))
+        self.averaging.swap(self.model)
+        yield
+        self.averaging.swap(self.model)
 
     def evaluate(self, *arguments: Any, **settings: Any) -> dict[str, float]:
         with self.average_in_place():
@@ -199,59 +181,51 @@ class WaveTrainer(Trainer):
             if self.averaging.average is not None and self.args.should_save:
                 # Before the state of Trainer, by which a checkpoint is known to be complete.
                 folder.mkdir(parents=True, exist_ok=True)
-                save_model(cast(nn.Module, self.model), str(folder / RAW_WEIGHTS))
+                save_model(self.model, str(folder / RAW_WEIGHTS))
             with self.average_in_place():
                 super()._save_checkpoint(model, trial)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
         # Trainer keeps the first of two equal epochs, which has learned less.
-        if not is_best and metrics[f"eval_{self.args.metric_for_best_model}"] == self.state.best_metric:
-            self.state.best_global_step = self.state.global_step
-            is_best = True
+        if metrics[f"eval_{self.args.metric_for_best_model}"] == self.state.best_metric:
+            self.state.best_global_step, is_best = self.state.global_step, True
         # Also between two saves: Trainer would record this step and keep another.
         self.control.should_save |= bool(is_best and self.args.load_best_model_at_end)
         return is_best
 
-    def compute_loss(
-        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: Any, *arguments: Any, **settings: Any) -> Any:
         """
-        With `mixup_alpha` the mix of two losses (Guo, Mao and Zhang, 2019, arXiv 1905.08941, section 3.2): with h the
-        vectors that the classifier reads, a permutation s of the batch and one c ~ Beta(alpha, alpha),
+        With `mixup_alpha` (Guo, Mao and Zhang, 2019, arXiv 1905.08941, section 3.2) the vectors h before the classifier
+        and the losses are mixed, with a permutation s of the batch and one c ~ Beta(alpha, alpha):
 
             h_n <- c h_n + (1 - c) h_s(n),    loss = c loss(y) + (1 - c) loss(y_s)
         """
-        if not (self.args.mixup_alpha and model.training):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        alpha, loss = self.args.mixup_alpha, cast(Callable, self.compute_loss_func)
+        alpha, loss = self.args.mixup_alpha, cast(Any, self.compute_loss_func)
+        if not (alpha and model.training):
+            return super().compute_loss(model, inputs, *arguments, **settings)
         share = float(torch.distributions.Beta(alpha, alpha).sample())
         others_N = torch.randperm(len(inputs["labels"])).to(inputs["labels"].device)
 
-        def mix(classifier: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            return (share * given[0] + (1 - share) * given[0][others_N], *given[1:])
+        def mix(classifier: nn.Module, given: tuple[torch.Tensor]) -> torch.Tensor:
+            return share * given[0] + (1 - share) * given[0][others_N]
 
-        def mixed_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-            others = loss(outputs, labels[others_N], num_items_in_batch)
-            return share * loss(outputs, labels, num_items_in_batch) + (1 - share) * others
+        def mixed_loss(outputs: Any, labels: torch.Tensor, **count: Any) -> torch.Tensor:
+            return share * loss(outputs, labels, **count) + (1 - share) * loss(outputs, labels[others_N], **count)
 
-        hook = find_classifier(self.accelerator.unwrap_model(model)).register_forward_pre_hook(mix)
         self.compute_loss_func = mixed_loss
-        try:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        finally:
-            hook.remove()
-            self.compute_loss_func = loss
+        with find_classifier(self.accelerator.unwrap_model(model)).register_forward_pre_hook(mix):
+            found = super().compute_loss(model, inputs, *arguments, **settings)
+        self.compute_loss_func = loss
+        return found
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        sampler = super()._get_train_sampler(train_dataset)
-        if not isinstance(sampler, LengthGroupedSampler):
-            return sampler
-        return SeededSampler(self, sampler.batch_size, sampler.lengths)
+        return self.seed_order(super()._get_train_sampler(train_dataset))
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        sampler = super()._get_eval_sampler(eval_dataset)
-        if isinstance(sampler, LengthGroupedSampler):
-            # Before transformers 5.16 every process has an order of its own: some rows count twice, others never.
-            sampler.generator = torch.Generator().manual_seed(self.args.seed)
-        return sampler
+        # Before transformers 5.16 every process has an order of its own: some rows count twice, others never.
+        return self.seed_order(super()._get_eval_sampler(eval_dataset))
+
+    def seed_order(self, sampler: Any) -> Any:
+        is_grouped = isinstance(sampler, LengthGroupedSampler)
+        return SeededSampler(self, sampler.batch_size, sampler.lengths) if is_grouped else sampler
