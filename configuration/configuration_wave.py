@@ -203,13 +203,9 @@ class WaveConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"`{name}` must be a probability between 0 and 1, got {value}.")
-        for name in ("initializer_range", "position_embedding_scale", "layer_norm_eps"):
+        for name in ("initializer_range", "position_embedding_scale", "layer_norm_eps", "classifier_temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` must be a finite number greater than 0, got {getattr(self, name)}.")
-        if not 0 < self.classifier_temperature < math.inf:
-            raise ValueError(
-                f"`classifier_temperature` must be a finite number greater than 0, got {self.classifier_temperature}."
-            )
 
     def validate_modes(self):
         """Activation functions have too many names for a `Literal`."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .embeddings_wave import WaveTokens
-from .ops_wave import Summary, merge, square, summarise
+from .ops_wave import Summary, merge, summarise, widen
 
 
 def needs_chunks(model: Any, tokens: WaveTokens) -> bool:
@@ -42,7 +42,7 @@ def read_chunks(model: Any, tokens: WaveTokens) -> Iterator[tuple[torch.Tensor, 
     for layer in model.layers:
         summary = None
         for start, hidden_states, mask_BL in run_layers(model, tokens, summaries):
-            part = summarise(square(layer.mixing.variants(hidden_states), mask_BL), mask_BL).move(start)
+            part = summarise(widen(layer.mixing.variants(hidden_states), mask_BL).square(), mask_BL).move(start)
             summary = part if summary is None else merge(summary, part)
         summaries.append(summary)
     for _, hidden_states, mask_BL in run_layers(model, tokens, summaries):

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..configuration.configuration_wave import WaveConfig
-from .fused_wave import clear_padding, is_traced
+from .fused_wave import clear_padding, is_blocked, is_traced
 from .ops_wave import index_texts
 
 logger = logging.get_logger(__name__)
@@ -53,21 +53,21 @@ class WaveTokens:
             raise ValueError(f"Give exactly one of `input_ids` and `inputs_embeds`, got {given}.")
         shape = tuple(input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1])
         if len(shape) != 2 or shape[1] == 0:
-            raise ValueError(
-                "`input_ids` must have the shape (batch size, length) and `inputs_embeds` (batch size, length, "
-                f"hidden size), with a length of at least 1; got a batch of shape {shape}."
-            )
-        if attention_mask is not None and tuple(attention_mask.shape) != shape:
-            raise ValueError(
-                f"`attention_mask` must have the shape {shape} of the tokens, (batch size, length), "
-                f"got {tuple(attention_mask.shape)}."
-            )
+            must = "`input_ids` must have the shape (batch size, length), `inputs_embeds` one axis more"
+            raise ValueError(f"{must}, with a length of at least 1; got a batch of shape {shape}.")
         if cu_seq_lens is not None:
             check_offsets(cu_seq_lens, shape, attention_mask)
         ids = {"input_ids": input_ids, "token_type_ids": token_type_ids, "position_ids": position_ids}
         ids = {name: each[None] if each is not None and each.dim() == 1 else each for name, each in ids.items()}
-        for name, each in ids.items():
-            check_ids(name, each, [shape] if name == "input_ids" else [shape, (1, shape[1])])
+        for name, each in {"attention_mask": attention_mask, **ids}.items():
+            if each is None:
+                continue
+            if name != "attention_mask" and each.dtype not in (torch.int32, torch.int64):
+                raise ValueError(f"`{name}` must be integers, torch.int64 or torch.int32; got {each.dtype}.")
+            shapes = [shape, (1, shape[1])] if name in ("token_type_ids", "position_ids") else [shape]
+            if tuple(each.shape) not in shapes:
+                allowed = " or ".join(map(str, dict.fromkeys(shapes)))
+                raise ValueError(f"`{name}` must have the shape {allowed} of the tokens, got {tuple(each.shape)}.")
         mask_BL = None if attention_mask is None else attention_mask != 0
         return cls(mask_BL=mask_BL, inputs_embeds=inputs_embeds, cu_seq_lens=cu_seq_lens, **ids)
 
@@ -111,8 +111,7 @@ class WaveDropout(nn.Dropout):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         kept = round((1 - self.p) * 2**16)
-        is_plain_cpu = type(hidden_states) is torch.Tensor and hidden_states.device.type == "cpu"
-        if not self.training or is_traced() or not is_plain_cpu or not 0 < kept < 2**16:
+        if not self.training or not is_blocked(hidden_states) or not 0 < kept < 2**16:
             return super().forward(hidden_states)
         count = hidden_states.numel()
         bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
@@ -183,8 +182,11 @@ class WaveEmbeddings(nn.Module):
         if tokens.inputs_embeds is None:
             hidden_states = look_up(self.word_embeddings, tokens.input_ids, "input_ids")
         else:
-            self.check_width(tokens.inputs_embeds)
-            hidden_states = tokens.inputs_embeds
+            hidden_states, width = tokens.inputs_embeds, self.config.hidden_size
+            if hidden_states.shape[-1] != width:
+                raise ValueError(
+                    f"`inputs_embeds` must be {width} wide, `hidden_size`; got {tuple(hidden_states.shape)}."
+                )
         ngram_ids_BLN = self.find_ngrams(tokens) if tokens.ngram_ids_BLN is None else tokens.ngram_ids_BLN
         if ngram_ids_BLN is not None:
             for ids_BL in ngram_ids_BLN.unbind(-1):
@@ -205,20 +207,10 @@ class WaveEmbeddings(nn.Module):
 
     def embed_positions(self, tokens: WaveTokens) -> torch.Tensor:
         """The position embeddings, (B, L, D), or (1, L, D) where they are the same for all texts."""
-        if tokens.position_ids is not None:
-            return look_up(self.position_embeddings, tokens.position_ids, "position_ids")
-        position_ids = self.count_positions(tokens)
-        if self.config.position_embedding_type == "sinusoidal":
+        position_ids = self.count_positions(tokens) if tokens.position_ids is None else tokens.position_ids
+        if self.config.position_embedding_type == "sinusoidal" and tokens.position_ids is None:
             return self.position_embeddings(position_ids, limit=tokens.shape[1])
         return look_up(self.position_embeddings, position_ids, "position_ids")
-
-    def check_width(self, inputs_embeds: torch.Tensor) -> None:
-        """ValueError if the embeddings have another width than the model."""
-        if inputs_embeds.shape[-1] != self.config.hidden_size:
-            raise ValueError(
-                f"`inputs_embeds` must have the shape (batch size, length, {self.config.hidden_size}), with "
-                f"`hidden_size` at its end; got {tuple(inputs_embeds.shape)}."
-            )
 
     def find_ngrams(self, tokens: WaveTokens) -> torch.Tensor | None:
         """The rows of the n-grams that end at each token, if the model has n-grams and the tokens have ids."""
@@ -274,16 +266,12 @@ class WaveSinusoidalEmbedding(nn.Module):
         """The positions, shape (..., D). `limit`: all ids are known to lie below it; None: nothing is known."""
         size = self.weight.shape[0]
         is_short = limit is not None and not torch.jit.is_tracing() and limit <= size
-        if is_short or is_below(position_ids, size):
+        # Nothing is known in a graph, or on a GPU, which must not wait.
+        if not is_short and is_blocked(position_ids):
+            is_short = position_ids.numel() == 0 or int(position_ids.max()) < size
+        if is_short:
             return nn.functional.embedding(position_ids, self.weight)
         return self.compute(position_ids).to(self.weight.dtype)
-
-
-def is_below(ids: torch.Tensor, size: int) -> bool:
-    """Whether all ids are known to be below `size`. Nothing is known in a graph, or on a GPU, which must not wait."""
-    if is_traced() or type(ids) is not torch.Tensor or ids.device.type != "cpu":
-        return False
-    return ids.numel() == 0 or int(ids.max()) < size
 
 
 def hash_ngrams(tokens: WaveTokens, size: int, rows: int) -> torch.Tensor:
@@ -331,17 +319,6 @@ def check_offsets(cu_seq_lens: torch.Tensor, shape: tuple[int, ...], attention_m
         offsets = cu_seq_lens.tolist()
         if offsets[0] != 0 or offsets[-1] != shape[1] or offsets != sorted(offsets):
             raise ValueError(f"{must} {shape[1]}; got {offsets[:8]}{'...' if len(offsets) > 8 else ''}.")
-
-
-def check_ids(name: str, ids: torch.Tensor | None, shapes: list[tuple[int, ...]]) -> None:
-    """ValueError if ids are given that are no integers or have none of these shapes."""
-    if ids is None:
-        return
-    if ids.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"`{name}` must be integers, torch.int64 or torch.int32; got {ids.dtype}.")
-    if tuple(ids.shape) not in shapes:
-        allowed = " or ".join(map(str, dict.fromkeys(shapes)))
-        raise ValueError(f"`{name}` must have the shape {allowed} of the tokens, got {tuple(ids.shape)}.")
 
 
 def look_up(table: Any, ids: torch.Tensor, name: str) -> torch.Tensor:

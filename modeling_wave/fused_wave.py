@@ -1,5 +1,5 @@
 # Copyright 2026 The wave-network maintainers. Licensed under the Apache License, Version 2.0.
-"""`context_norm` and `superpose` of ops_wave.py, fast: the same arguments and results, with a backward written by hand.
+"""`superpose` of ops_wave.py, fast: the same arguments and results, with a backward written by hand.
 
 Everything here is one idea, the sum of the *other* tokens of a text, `others(x)_j = sum_{m != j} x_m`:
 
@@ -22,7 +22,7 @@ import torch
 from torch.autograd import forward_ad
 
 from . import ops_wave
-from .ops_wave import index_texts, safe_sqrt
+from .ops_wave import index_texts, safe_sqrt, widen
 
 # --- The mathematics, in plain tensor operations ----------------------------------------------------------------------
 
@@ -52,10 +52,10 @@ class Texts:
         zeros_BNE = x_BLE.new_zeros(x_BLE.shape[0], len(self.lengths_N), x_BLE.shape[2])
         return zeros_BNE.scatter_reduce(1, self.text_L[None, :, None].expand_as(x_BLE), x_BLE, "amax")[:, self.text_L]
 
-    def scale(self, magnitude: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor | float:
-        """The factor from the norm of the n - 1 other tokens to the magnitude, "l2" or "rms"."""
+    def scale(self, magnitude: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
+        """The factor from the norm of the n - 1 other tokens to the magnitude: None for "l2", which is the norm."""
         if magnitude == "l2":
-            return 1.0
+            return None
         if self.mask_BL1 is not None:
             tokens = self.mask_BL1.sum(dim=1, keepdim=True)
         elif self.text_L is not None:
@@ -63,12 +63,6 @@ class Texts:
         else:
             tokens = torch.full((1, 1, 1), self.length, device=device)
         return (tokens - 1).clamp(min=1).to(dtype).sqrt().reciprocal()
-
-
-def widen(x_BLE: torch.Tensor, mask_BL1: torch.Tensor | None) -> torch.Tensor:
-    """In float32 at least, and 0 at padding, whatever stands there."""
-    x_BLE = x_BLE.to(torch.promote_types(x_BLE.dtype, torch.float32))
-    return x_BLE if mask_BL1 is None else x_BLE.masked_fill(~mask_BL1, 0)
 
 
 def sum_of_others(x_BLE: torch.Tensor, is_top_BLE: torch.Tensor, texts: Texts) -> torch.Tensor:
@@ -89,6 +83,10 @@ def context(w_BLE: torch.Tensor, texts: Texts) -> tuple[torch.Tensor, torch.Tens
     return safe_sqrt(sum_of_others(square_BLE, is_top_BLE, texts)), is_top_BLE
 
 
+def times(x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    return x if scale is None else x * scale
+
+
 def divide(x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     """`x / c`, and 0 where c is 0: all other tokens are 0 there, and the gradient with them."""
     is_zero = c == 0
@@ -96,9 +94,7 @@ def divide(x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
 
 
 def combine(w_BLE: torch.Tensor, c_BLE: torch.Tensor, operation: str) -> torch.Tensor:
-    """`concat(re, im)` of the waves `w + i c` and `w' + i c'` superposed (paper, eq. 4, 6, 7), or `c` alone."""
-    if operation == "context":
-        return c_BLE
+    """`concat(re, im)` of the waves `w + i c` and `w' + i c'` superposed (paper, eq. 4, 6, 7)."""
     (w, w2), (c, c2) = w_BLE.chunk(2, dim=-1), c_BLE.chunk(2, dim=-1)
     if operation == "interference":
         return torch.cat([w + w2, c + c2], dim=-1)
@@ -109,8 +105,6 @@ def pull_back(
     grad_BLE: torch.Tensor, w_BLE: torch.Tensor, c_BLE: torch.Tensor, operation: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """From the gradient of `combine` to those of its w and its c."""
-    if operation == "context":
-        return torch.zeros_like(grad_BLE), grad_BLE
     p, q = grad_BLE.chunk(2, dim=-1)
     if operation == "interference":
         return torch.cat([p, p], dim=-1), torch.cat([q, q], dim=-1)
@@ -124,21 +118,19 @@ def pull_back(
 
 
 def forward_traced(x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
-    texts = Texts(x_BLE, mask_BL, cu_seq_lens)
-    w_BLE = widen(x_BLE, texts.mask_BL1)
+    w_BLE, texts = widen(x_BLE, mask_BL), Texts(x_BLE, mask_BL, cu_seq_lens)
     c_BLE, _ = context(w_BLE, texts)
     scale = texts.scale(magnitude, w_BLE.dtype, w_BLE.device)
-    return combine(w_BLE, c_BLE * scale, operation).to(x_BLE.dtype)
+    return combine(w_BLE, times(c_BLE, scale), operation).to(x_BLE.dtype)
 
 
 def backward_traced(grad_BLE, x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
-    texts = Texts(x_BLE, mask_BL, cu_seq_lens)
-    w_BLE = widen(x_BLE, texts.mask_BL1)
+    w_BLE, texts = widen(x_BLE, mask_BL), Texts(x_BLE, mask_BL, cu_seq_lens)
     c_BLE, is_top_BLE = context(w_BLE, texts)
     scale = texts.scale(magnitude, w_BLE.dtype, w_BLE.device)
-    of_w_BLE, of_c_BLE = pull_back(grad_BLE.to(w_BLE.dtype), w_BLE, c_BLE * scale, operation)
-    r_BLE = divide(of_c_BLE * scale, c_BLE)
-    return widen(of_w_BLE + w_BLE * sum_of_others(r_BLE, is_top_BLE, texts), texts.mask_BL1).to(x_BLE.dtype)
+    of_w_BLE, of_c_BLE = pull_back(grad_BLE.to(w_BLE.dtype), w_BLE, times(c_BLE, scale), operation)
+    r_BLE = divide(times(of_c_BLE, scale), c_BLE)
+    return widen(of_w_BLE + w_BLE * sum_of_others(r_BLE, is_top_BLE, texts), mask_BL).to(x_BLE.dtype)
 
 
 # --- The blocked form, on a CPU ---------------------------------------------------------------------------------------
@@ -155,14 +147,16 @@ HALF, NEARLY_ALL = 0.5, 1 - 2**-20
 def forward_blocked(x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
     out_BLE = torch.empty(x_BLE.shape, dtype=x_BLE.dtype)
     for mask, out, x in blocks(mask_BL, cu_seq_lens, out_BLE, x_BLE):
-        forward_block(x, mask, operation, magnitude, out)
+        compute_block((subtract_forward, forward_traced), [x], mask, operation, magnitude, out)
     return out_BLE
 
 
 def backward_blocked(grad_BLE, x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
     out_BLE = torch.empty(x_BLE.shape, dtype=x_BLE.dtype)
-    for mask, out, x, grad in blocks(mask_BL, cu_seq_lens, out_BLE, x_BLE, grad_BLE):
-        backward_block(grad, x, mask, operation, magnitude, out)
+    for mask, out, grad, x in blocks(mask_BL, cu_seq_lens, out_BLE, grad_BLE, x_BLE):
+        compute_block((subtract_backward, backward_traced), [grad, x], mask, operation, magnitude, out)
+        if mask is not None:
+            out.view(-1, out.shape[2]).index_fill_(0, (~mask).flatten().nonzero()[:, 0], 0)
     return out_BLE
 
 
@@ -224,57 +218,45 @@ def pieces(x_BLE: torch.Tensor) -> list[slice]:
 
 def widen_piece(x_BLE: torch.Tensor, texts: Texts, piece: slice) -> torch.Tensor:
     """`widen` by a product, which is much faster. Infinity and NaN at padding become NaN, and `measure` finds it."""
-    x_BLE = x_BLE[:, piece].to(torch.promote_types(x_BLE.dtype, torch.float32))
+    x_BLE = widen(x_BLE[:, piece])
     return x_BLE if texts.mask_BL1 is None else x_BLE * texts.mask_BL1[:, piece]
 
 
-def forward_block(x_BLE, mask_BL, operation: str, magnitude: str, out_BLE: torch.Tensor, most: float = HALF) -> None:
-    texts = Texts(x_BLE, mask_BL, None)
-    total_B1E, inexact = measure(x_BLE, texts, operation, most)
+def compute_block(forms, inputs, mask_BL, operation: str, magnitude: str, out_BLE, most: float = HALF) -> None:
+    """Fills in the block by subtraction, the first of two forms; what is inexact then in float64, or by the second."""
+    x_BLE, texts = inputs[-1], Texts(inputs[-1], mask_BL, None)
+    total_B1E, inexact = measure(x_BLE, texts, most)
     if inexact is None or inexact.some is not None:
         scale = texts.scale(magnitude, total_B1E.dtype, total_B1E.device)
-        for piece in pieces(x_BLE):
-            w_BLE = widen_piece(x_BLE, texts, piece)
-            c_BLE = torch.sub(total_B1E, w_BLE * w_BLE).sqrt_()
-            out_BLE[:, piece] = combine(w_BLE, c_BLE if magnitude == "l2" else c_BLE.mul_(scale), operation)
+        forms[0](*inputs, texts, total_B1E, operation, scale, out_BLE)
     if inexact is not None:
-        x_KLC, mask_KL = inexact.take(x_BLE), inexact.take_mask(mask_BL)
+        taken, mask_KL = [inexact.take(each_BLE) for each_BLE in inputs], inexact.take_mask(mask_BL)
         if x_BLE.dtype == torch.float64:
-            out_KLC = forward_traced(x_KLC, mask_KL, None, operation, magnitude)
+            out_KLC = forms[1](*taken, mask_KL, None, operation, magnitude)
         else:
-            out_KLC = x_KLC.new_empty(x_KLC.shape)
-            forward_block(x_KLC, mask_KL, operation, magnitude, out_KLC, NEARLY_ALL)
+            out_KLC = torch.empty_like(taken[-1])
+            compute_block(forms, taken, mask_KL, operation, magnitude, out_KLC, NEARLY_ALL)
         inexact.put(out_BLE, out_KLC)
 
 
-def backward_block(
-    grad_BLE, x_BLE, mask_BL, operation: str, magnitude: str, out_BLE: torch.Tensor, most: float = HALF
-) -> None:
-    texts = Texts(x_BLE, mask_BL, None)
-    total_B1E, inexact = measure(x_BLE, texts, operation, most)
-    if inexact is None or inexact.some is not None:
-        scale = texts.scale(magnitude, total_B1E.dtype, total_B1E.device)
-        parts = []
-        for piece in pieces(x_BLE):
-            w_BLE = widen_piece(x_BLE, texts, piece)
-            c_BLE = torch.sub(total_B1E, w_BLE * w_BLE).sqrt_()
-            scaled_BLE = c_BLE if magnitude == "l2" else c_BLE * scale
-            of_w_BLE, of_c_BLE = pull_back(grad_BLE[:, piece].to(w_BLE.dtype), w_BLE, scaled_BLE, operation)
-            r_BLE = torch.div(of_c_BLE if magnitude == "l2" else of_c_BLE * scale, c_BLE, out=c_BLE)
-            parts.append((w_BLE, of_w_BLE, r_BLE))
-        r_B1E = torch.stack([r_BLE.sum(dim=1, keepdim=True) for _, _, r_BLE in parts]).sum(dim=0)
-        for piece, (w_BLE, of_w_BLE, r_BLE) in zip(pieces(x_BLE), parts, strict=True):
-            out_BLE[:, piece] = of_w_BLE.addcmul_(w_BLE, torch.sub(r_B1E, r_BLE, out=r_BLE))
-    if inexact is not None:
-        grad_KLC, x_KLC, mask_KL = inexact.take(grad_BLE), inexact.take(x_BLE), inexact.take_mask(mask_BL)
-        if x_BLE.dtype == torch.float64:
-            out_KLC = backward_traced(grad_KLC, x_KLC, mask_KL, None, operation, magnitude)
-        else:
-            out_KLC = x_KLC.new_empty(x_KLC.shape)
-            backward_block(grad_KLC, x_KLC, mask_KL, operation, magnitude, out_KLC, NEARLY_ALL)
-        inexact.put(out_BLE, out_KLC)
-    if mask_BL is not None:
-        out_BLE.view(-1, out_BLE.shape[2]).index_fill_(0, (~mask_BL).flatten().nonzero()[:, 0], 0)
+def subtract_forward(x_BLE, texts: Texts, total_B1E, operation: str, scale, out_BLE) -> None:
+    for piece in pieces(x_BLE):
+        w_BLE = widen_piece(x_BLE, texts, piece)
+        c_BLE = torch.sub(total_B1E, w_BLE * w_BLE).sqrt_()
+        out_BLE[:, piece] = combine(w_BLE, times(c_BLE, scale), operation)
+
+
+def subtract_backward(grad_BLE, x_BLE, texts: Texts, total_B1E, operation: str, scale, out_BLE) -> None:
+    parts = []
+    for piece in pieces(x_BLE):
+        w_BLE = widen_piece(x_BLE, texts, piece)
+        c_BLE = torch.sub(total_B1E, w_BLE * w_BLE).sqrt_()
+        of_w_BLE, of_c_BLE = pull_back(grad_BLE[:, piece].to(w_BLE.dtype), w_BLE, times(c_BLE, scale), operation)
+        r_BLE = torch.div(times(of_c_BLE, scale), c_BLE, out=c_BLE)
+        parts.append((w_BLE, of_w_BLE, r_BLE))
+    r_B1E = torch.stack([r_BLE.sum(dim=1, keepdim=True) for _, _, r_BLE in parts]).sum(dim=0)
+    for piece, (w_BLE, of_w_BLE, r_BLE) in zip(pieces(x_BLE), parts, strict=True):
+        out_BLE[:, piece] = of_w_BLE.addcmul_(w_BLE, torch.sub(r_B1E, r_BLE, out=r_BLE))
 
 
 class Inexact(NamedTuple):
@@ -296,7 +278,7 @@ class Inexact(NamedTuple):
             out_BLE[self.some] = exact.transpose(1, 2).to(out_BLE.dtype)
 
 
-def measure(x_BLE: torch.Tensor, texts: Texts, operation: str, most: float) -> tuple[torch.Tensor, Inexact | None]:
+def measure(x_BLE: torch.Tensor, texts: Texts, most: float) -> tuple[torch.Tensor, Inexact | None]:
     """
     The sum of squares of each text and column, and where `total - w_j^2` is not exact: where a token holds `most` of
     the total or more, which is common only in texts of a few tokens, and where squares overflow or may have vanished.
@@ -317,10 +299,9 @@ def measure(x_BLE: torch.Tensor, texts: Texts, operation: str, most: float) -> t
         return total_B1E, None
     if count > is_inexact_BE.numel() // 16:
         return total_B1E, Inexact(None)
-    if operation != "context":
-        is_inexact_BE = torch.logical_or(*is_inexact_BE.chunk(2, dim=1))
-    rows_K, columns_K = is_inexact_BE.nonzero(as_tuple=True)
-    columns_KC = torch.arange(0, x_BLE.shape[2], is_inexact_BE.shape[1]) + columns_K[:, None]
+    is_inexact_BD = torch.logical_or(*is_inexact_BE.chunk(2, dim=1))
+    rows_K, columns_K = is_inexact_BD.nonzero(as_tuple=True)
+    columns_KC = torch.stack([columns_K, columns_K + is_inexact_BD.shape[1]], dim=1)
     return total_B1E, Inexact((rows_K[:, None], slice(None), columns_KC))
 
 
@@ -354,7 +335,7 @@ def clear_padding(x_BLD: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
 
 
 class Operation(torch.autograd.Function):
-    """The forward and the backward written by hand, for `apply`."""
+    """The forward and the backward written by hand."""
 
     @staticmethod
     def forward(x_BLE, mask_BL, cu_seq_lens, operation, magnitude):
@@ -374,33 +355,6 @@ class Operation(torch.autograd.Function):
         return form(grad_BLE, *ctx.saved_tensors, ctx.operation, ctx.magnitude), None, None, None, None
 
 
-def apply(x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
-    """The operation in the form that fits: a graph is written out, and transforms see plain operations."""
-    needs_grad = torch.is_grad_enabled() and x_BLE.requires_grad
-    is_written_out = torch.compiler.is_exporting() or torch.jit.is_tracing()
-    if is_written_out or (torch.compiler.is_compiling() and not needs_grad):
-        return forward_traced(x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
-    return Operation.apply(x_BLE, mask_BL, cu_seq_lens, operation, magnitude)
-
-
-# --- The same names, arguments and results as in ops_wave.py ----------------------------------------------------------
-
-
-def context_norm(
-    w_BLD: torch.Tensor,
-    mask_BL: torch.Tensor | None = None,
-    magnitude: str = "l2",
-    cu_seq_lens: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """
-    The norm of the rest of the text, `c_BLD` (paper, fig. 4), shape (B, L, D): arguments and result as in
-    `ops_wave.context_norm`. On a CPU, without a compiler, it is exact for every finite `w` in float32 and less.
-    """
-    if has_transform(w_BLD):
-        return ops_wave.context_norm(w_BLD, mask_BL, magnitude, cu_seq_lens)
-    return apply(w_BLD, mask_BL, cu_seq_lens, "context", magnitude)
-
-
 def superpose(
     variants_BLE: torch.Tensor,
     mask_BL: torch.Tensor | None = None,
@@ -410,8 +364,13 @@ def superpose(
 ) -> torch.Tensor:
     """
     Two real variants of each token, (B, L, 2D), superposed as waves, `concat(re, im)` of the same shape (paper, eq. 4,
-    6 and 7): arguments and result as in `ops_wave.superpose`.
+    6 and 7): arguments and result as in `ops_wave.superpose`. On a CPU, without a compiler, the contexts are exact for
+    every finite number in float32 and less. A graph is written out, and transforms see plain operations.
     """
     if has_transform(variants_BLE):
         return ops_wave.superpose(variants_BLE, mask_BL, operation, magnitude, cu_seq_lens)
-    return apply(variants_BLE, mask_BL, cu_seq_lens, operation, magnitude)
+    needs_grad = torch.is_grad_enabled() and variants_BLE.requires_grad
+    is_written_out = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    is_plain = is_written_out or (torch.compiler.is_compiling() and not needs_grad)
+    form = forward_traced if is_plain else Operation.apply
+    return form(variants_BLE, mask_BL, cu_seq_lens, operation, magnitude)

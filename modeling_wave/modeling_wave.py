@@ -29,8 +29,8 @@ from ..configuration.configuration_wave import WaveConfig
 from .documents_wave import needs_chunks, read_chunks
 from .embeddings_wave import WaveConvolution, WaveDropout, WaveEmbeddings, WaveSinusoidalEmbedding, WaveTokens
 from .fused_wave import superpose as fused_superpose
-from .ops_wave import Summary, amplitude, superpose
-from .pooling_wave import check_pooling, compare, count_pooled, pool, pool_packed, unpack
+from .ops_wave import Summary, amplitude, superpose, widen
+from .pooling_wave import compare, count_pooled, pool, pool_packed, unpack
 
 logger = logging.get_logger(__name__)
 
@@ -45,13 +45,7 @@ class WaveMixing(nn.Module):
         if config.restore == "linear":
             self.restore = nn.Linear(2 * config.hidden_size, config.hidden_size)
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        mask_BL: torch.Tensor | None = None,
-        cu_seq_lens: torch.Tensor | None = None,
-        summary: Summary | None = None,
-    ) -> torch.Tensor:
+    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, summary: Summary | None = None) -> torch.Tensor:
         """(B, L, D) to (B, L, D). `summary` is that of the whole texts, if these are chunks of them."""
         variants_BLE = self.variants(hidden_states)
         settings = mask_BL, self.config.wave_operation, self.config.magnitude, cu_seq_lens
@@ -92,13 +86,7 @@ class WaveLayer(GradientCheckpointingLayer):
         if self.feed_forward is not None:
             self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        mask_BL: torch.Tensor | None = None,
-        cu_seq_lens: torch.Tensor | None = None,
-        summary: Summary | None = None,
-    ) -> torch.Tensor:
+    def forward(self, hidden_states, mask_BL=None, cu_seq_lens=None, summary: Summary | None = None) -> torch.Tensor:
         mixed = self.mixing(hidden_states, mask_BL, cu_seq_lens, summary)
         hidden_states = self.mixing_norm(hidden_states + self.dropout(mixed))
         if self.feed_forward is not None:
@@ -130,8 +118,14 @@ class WavePreTrainedModel(PreTrainedModel):
         rate = self.config.classifier_dropout
         return WaveDropout(self.config.hidden_dropout_prob if rate is None else rate)
 
-    def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor, **how) -> torch.Tensor:
+    def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor | None, **how) -> torch.Tensor | None:
         """The loss of transformers for this head, with an error that says what is wrong with the labels."""
+        if labels is None:
+            return None
+        if "num_items_in_batch" in how:  # of all accumulated steps if Trainer counted them
+            count = how["num_items_in_batch"]
+            count = labels.ne(-100).sum() if count is None else torch.as_tensor(count)
+            how["num_items_in_batch"] = count.clamp(min=1)
         try:
             return self.loss_function(logits=logits, labels=labels, **how)
         except IndexError as error:
@@ -183,29 +177,28 @@ class WaveModel(WavePreTrainedModel):
             by `token_type_ids`, are read as texts of their own, each first one before its second, and the vector, 4
             times as wide, has both means and how they compare.
         """
-        check_pooling(pooling)
+        if pooling not in (None, "mean", "max", "cls", "opening", "segments"):
+            raise ValueError(f"`pooling` must be 'mean', 'max', 'cls', 'opening', 'segments' or None, got {pooling!r}.")
         if kwargs.get("cu_seq_lens_q") is not None:
             raise ValueError("Packed texts need `cu_seq_lens`, got `cu_seq_lens_q`, which is for attention.")
         tokens = WaveTokens.check(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cu_seq_lens)
         is_pair = pooling == "segments"
         if is_pair:
             tokens, pooling = tokens.split_pairs(), "mean"
+        hidden_states = pooled_BD = None
         if needs_chunks(self, tokens) and not kwargs.get("output_hidden_states"):
             chunks = read_chunks(self, tokens)
-            if pooling is not None:
-                pooled_BD = pool(chunks, pooling)
-                return BaseModelOutputWithPooling(pooler_output=compare(pooled_BD) if is_pair else pooled_BD)
-            return BaseModelOutputWithPooling(torch.cat([hidden_states for hidden_states, _ in chunks], dim=1))
-        hidden_states = self.embeddings(tokens)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, tokens.mask_BL, tokens.cu_seq_lens)
-        pooled_BD = None
-        if pooling is not None and tokens.cu_seq_lens is None:
-            pooled_BD = pool([(hidden_states, tokens.mask_BL)], pooling)
-        elif pooling is not None:
-            pooled_BD = pool_packed(hidden_states, tokens.cu_seq_lens, pooling)
-        if is_pair:
-            pooled_BD = compare(pooled_BD)
+            if pooling is None:
+                hidden_states = torch.cat([hidden_states for hidden_states, _ in chunks], dim=1)
+        else:
+            hidden_states = self.embeddings(tokens)
+            for layer in self.layers:
+                hidden_states = layer(hidden_states, tokens.mask_BL, tokens.cu_seq_lens)
+            chunks = [(hidden_states, tokens.mask_BL)]
+        if pooling is not None:
+            is_packed = tokens.cu_seq_lens is not None
+            pooled_BD = pool_packed(hidden_states, tokens.cu_seq_lens, pooling) if is_packed else pool(chunks, pooling)
+            pooled_BD = compare(pooled_BD) if is_pair else pooled_BD
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled_BD)
 
 
@@ -216,8 +209,7 @@ class WaveForSequenceClassification(WavePreTrainedModel):
         self.num_labels = config.num_labels
         self.wave = WaveModel(config)
         self.dropout = self.make_classifier_dropout()
-        pooled_size = count_pooled(config.hidden_size, config.classifier_pooling)
-        self.classifier = nn.Linear(pooled_size, config.num_labels)
+        self.classifier = nn.Linear(count_pooled(config.hidden_size, config.classifier_pooling), config.num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -244,7 +236,7 @@ class WaveForSequenceClassification(WavePreTrainedModel):
         logits = self.classifier(self.dropout(outputs.pooler_output))
         if self.config.classifier_temperature != 1:
             logits = logits / self.config.classifier_temperature
-        loss = None if labels is None else self.compute_loss(logits, labels, pooled_logits=logits, config=self.config)
+        loss = self.compute_loss(logits, labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
@@ -292,10 +284,7 @@ class WaveForMaskedLM(WavePreTrainedModel):
         inputs = input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cu_seq_lens
         outputs = self.wave(*inputs, return_dict=True, **kwargs)
         logits = self.decoder(self.norm(self.activation(self.transform(outputs.last_hidden_state))))
-        loss = None
-        if labels is not None:
-            count = count_labels(labels, count)
-            loss = self.compute_loss(logits, labels, vocab_size=self.config.vocab_size, num_items_in_batch=count)
+        loss = self.compute_loss(logits, labels, vocab_size=self.config.vocab_size, num_items_in_batch=count)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
@@ -335,10 +324,7 @@ class WaveForTokenClassification(WavePreTrainedModel):
         inputs = input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cu_seq_lens
         outputs = self.wave(*inputs, return_dict=True, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
-        loss = None
-        if labels is not None:
-            count = count_labels(labels, count)
-            loss = self.compute_loss(logits, labels, config=self.config, num_items_in_batch=count)
+        loss = self.compute_loss(logits, labels, config=self.config, num_items_in_batch=count)
         return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
@@ -423,27 +409,15 @@ class WaveForMultipleChoice(WavePreTrainedModel):
             raise ValueError("`cu_seq_lens` must be None for multiple choice: choices are padded, not packed.")
         given, axes = (input_ids, 3) if input_ids is not None else (inputs_embeds, 4)
         if given is None or given.dim() != axes:
-            raise ValueError(
-                "`input_ids` must have the shape (batch size, choices, length), or `inputs_embeds` one axis more; got "
-                f"{None if given is None else tuple(given.shape)}."
-            )
+            must = "`input_ids` must have the shape (batch size, choices, length), or `inputs_embeds` one axis more"
+            raise ValueError(f"{must}; got {None if given is None else tuple(given.shape)}.")
         rows, choices = given.shape[:2]
         inputs = input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
         flat = [x if x is None or x.dim() == 1 else x.flatten(end_dim=1) for x in inputs]
         outputs = self.wave(*flat, pooling=self.config.classifier_pooling, return_dict=True, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output)).view(rows, choices)
-        loss = None if labels is None else self.compute_loss(logits, labels)
+        loss = self.compute_loss(logits, labels)
         return MultipleChoiceModelOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-
-
-def count_labels(labels: torch.Tensor, count: torch.Tensor | int | None) -> torch.Tensor:
-    """How many labels a mean is over, at least 1: of all accumulated steps if Trainer counted them, else of one."""
-    return (labels.ne(-100).sum() if count is None else torch.as_tensor(count)).clamp(min=1)
-
-
-def widen(logits: torch.Tensor) -> torch.Tensor:
-    """At least float32, for a loss."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def compute_place_loss(logits_BL: torch.Tensor, places_B: torch.Tensor) -> torch.Tensor:

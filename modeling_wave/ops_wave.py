@@ -31,17 +31,16 @@ class Summary(NamedTuple):
         """The same summary for places counted from `by` tokens further left."""
         return self._replace(place_B1D=self.place_B1D + by)
 
-    def halves(self) -> tuple["Summary", "Summary"]:
+    def halves(self) -> list["Summary"]:
         """The summaries of the first and of the second half of the dimensions."""
-        top, rest, place = (part.chunk(2, dim=-1) for part in self[:3])
-        return Summary(top[0], rest[0], place[0], self.tokens_B11), Summary(top[1], rest[1], place[1], self.tokens_B11)
+        halves = zip(*(part.chunk(2, dim=-1) for part in self[:3]), strict=True)
+        return [Summary(*half, self.tokens_B11) for half in halves]
 
 
-def square(w_BLD: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
-    """The squares, in float32 at least; 0 at padding, whatever stands there."""
-    if mask_BL is not None:
-        w_BLD = w_BLD.masked_fill(~mask_BL[..., None], 0)
-    return w_BLD.to(torch.promote_types(w_BLD.dtype, torch.float32)).square()
+def widen(x: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
+    """In float32 at least; with a mask, x is (B, L, D), and 0 at padding, whatever stands there."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if mask_BL is None else x.masked_fill(~mask_BL[..., None], 0)
 
 
 def summarise(square_BLD: torch.Tensor, mask_BL: torch.Tensor | None = None) -> Summary:
@@ -92,7 +91,7 @@ def context_norm(
     if cu_seq_lens is not None:
         texts = w_BLD.split(cu_seq_lens.diff().tolist(), dim=1)
         return torch.cat([context_norm(text_1LD, None, magnitude) for text_1LD in texts if text_1LD.shape[1]], dim=1)
-    square_BLD = square(w_BLD, mask_BL)
+    square_BLD = widen(w_BLD, mask_BL).square()
     top_B1D, rest_B1D, place_B1D, tokens_B11 = summary or summarise(square_BLD, mask_BL)
     place_L1 = torch.arange(w_BLD.shape[1], device=w_BLD.device)[:, None]
     others_BLD = (rest_B1D - square_BLD) + top_B1D
@@ -102,13 +101,7 @@ def context_norm(
     return c_BLD.to(w_BLD.dtype)
 
 
-def lift(
-    w_BLD: torch.Tensor,
-    mask_BL: torch.Tensor | None = None,
-    magnitude: str = "l2",
-    cu_seq_lens: torch.Tensor | None = None,
-    summary: Summary | None = None,
-) -> Wave:
+def lift(w_BLD: torch.Tensor, mask_BL=None, magnitude="l2", cu_seq_lens=None, summary: Summary | None = None) -> Wave:
     """
     The complex token `Z_j = G exp(i alpha_j) = w_j + i c_j` (paper, eq. 1 to 3). Arguments as in `context_norm`. The
     real part of padding is 0, so that NaN or infinity there reaches no gradient.
@@ -146,16 +139,15 @@ def superpose(
     `operation` is "modulation" or "interference". The other arguments are those of `context_norm`, the summary that of
     both variants side by side. Argument and result have the shape (B, L, 2D) and the same dtype.
     """
-    w_BLD, w2_BLD = variants_BLE.chunk(2, dim=-1)
-    half, half2 = (None, None) if summary is None else summary.halves()
-    z = lift(w_BLD, mask_BL, magnitude, cu_seq_lens, half)
-    z2 = lift(w2_BLD, mask_BL, magnitude, cu_seq_lens, half2)
+    summaries = [None, None] if summary is None else summary.halves()
+    variants = zip(variants_BLE.chunk(2, dim=-1), summaries, strict=True)
+    z, z2 = (lift(w_BLD, mask_BL, magnitude, cu_seq_lens, half) for w_BLD, half in variants)
     return torch.cat(OPERATIONS[operation](z, z2), dim=-1)
 
 
 def amplitude(z: Wave) -> torch.Tensor:
     """`|Z| = sqrt(re^2 + im^2)`, shape (B, L, D), with gradient 0 at 0. No square overflows or vanishes."""
-    re_BLD, im_BLD = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in z)
+    re_BLD, im_BLD = map(widen, z)
     scale_BLD = torch.maximum(re_BLD.detach().abs(), im_BLD.detach().abs())
     scale_BLD = scale_BLD.masked_fill(scale_BLD == 0, 1)  # a constant for the gradient
     length_BLD = safe_sqrt((re_BLD / scale_BLD).square() + (im_BLD / scale_BLD).square())

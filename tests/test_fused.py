@@ -15,7 +15,8 @@ OUTPUT = {torch.float64: 1e-14, torch.float32: 5e-7, torch.bfloat16: 2**-8, torc
 GRADIENT = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-9}
 
 KINDS = ["random", "spiky", "dominant", "two_dominant", "zeros", "zero_columns", "ties", "tiny", "huge"]
-OPERATIONS = ["context", "interference", "modulation"]
+OPERATIONS = ["interference", "modulation"]
+LAYOUTS = ["plain", "mask", "all_padding", "packed"]
 
 
 def draw(kind: str, *shape: int, seed: int = 0) -> torch.Tensor:
@@ -56,15 +57,9 @@ def lay_out(layout: str, w_BLE: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     return w_BLE, mask_BL, None
 
 
-def apply(form, x_BLE, mask_BL, cu_seq_lens, operation: str, magnitude: str) -> torch.Tensor:
-    if operation == "context":
-        return form.context_norm(x_BLE, mask_BL, magnitude, cu_seq_lens)
-    return form.superpose(x_BLE, mask_BL, operation, magnitude, cu_seq_lens)
-
-
 def run(form, dtype, x_BLE, upstream_BLE, *how) -> tuple[torch.Tensor, torch.Tensor]:
     x_BLE = x_BLE.detach().to(dtype, copy=True).requires_grad_()
-    result = apply(form, x_BLE, *how)
+    result = form.superpose(x_BLE, *how)
     assert result.dtype == dtype
     result.backward(upstream_BLE.to(dtype))
     return result.detach().double(), x_BLE.grad.double()
@@ -73,17 +68,14 @@ def run(form, dtype, x_BLE, upstream_BLE, *how) -> tuple[torch.Tensor, torch.Ten
 def compare(dtype, kind, shape, layout, operation, magnitude, seed=0) -> None:
     x_BLE, mask_BL, cu_seq_lens = lay_out(layout, draw(kind, *shape, seed=seed).to(dtype).double())
     upstream_BLE = torch.randn(x_BLE.shape, generator=torch.Generator().manual_seed(seed)).to(dtype).double()
-    how = mask_BL, cu_seq_lens, operation, magnitude
+    how = mask_BL, operation, magnitude, cu_seq_lens
     expected, expected_grad = run(ops_wave, torch.float64, x_BLE, upstream_BLE, *how)
     result, result_grad = run(fused_wave, dtype, x_BLE, upstream_BLE, *how)
     assert result.isfinite().all()
     assert result_grad.isfinite().all()
 
-    size = expected.abs()
-    if operation != "context":
-        w_BLD, w2_BLD = x_BLE.chunk(2, dim=-1)
-        z, z2 = (ops_wave.amplitude(ops_wave.lift(w, mask_BL, magnitude, cu_seq_lens)) for w in (w_BLD, w2_BLD))
-        size = (z * z2 if operation == "modulation" else z + z2).repeat(1, 1, 2)
+    z, z2 = (ops_wave.amplitude(ops_wave.lift(w, mask_BL, magnitude, cu_seq_lens)) for w in x_BLE.chunk(2, dim=-1))
+    size = (z * z2 if operation == "modulation" else z + z2).repeat(1, 1, 2)
     # A product of two contexts carries the error of both.
     allowed = OUTPUT[dtype] * (2 if operation == "modulation" else 1)
     smallest = torch.finfo(dtype).tiny
@@ -100,11 +92,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("layout", ["plain", "mask", "all_padding", "packed"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("dtype", "kind"), CASES, ids=str)
 def test_blocked_equals_readable(dtype, kind, layout, monkeypatch):
-    operations = OPERATIONS[:2] if kind in ("tiny", "huge") else OPERATIONS
-    for index, operation in enumerate(operations):
+    for index, operation in enumerate(OPERATIONS[:1] if kind in ("tiny", "huge") else OPERATIONS):
         for magnitude, shape in zip(("l2", "rms") * 2, ((3, 63, 10), (2, 1, 4), (2, 2, 6), (1, 130, 2)), strict=True):
             compare(dtype, kind, shape, layout, operation, magnitude)
         with monkeypatch.context() as patch:  # a text longer than a block, read in pieces
@@ -112,13 +103,13 @@ def test_blocked_equals_readable(dtype, kind, layout, monkeypatch):
             compare(dtype, kind, (2, 63, 10), layout, operation, ("l2", "rms")[index % 2])
 
 
-@pytest.mark.parametrize("layout", ["plain", "mask", "all_padding", "packed"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("dtype", "kind"), [case for case in CASES if case[1] not in ("tiny", "huge") and case[0] != torch.float16], ids=str
 )
 def test_traced_equals_readable(dtype, kind, layout, monkeypatch):
     monkeypatch.setattr(fused_wave, "is_blocked", lambda x_BLE: False)
-    for operation, magnitude in zip(OPERATIONS, ("l2", "rms", "rms"), strict=True):
+    for operation, magnitude in zip(OPERATIONS * 2, ("l2", "rms", "rms", "l2"), strict=True):
         for shape in ((3, 63, 10), (2, 1, 4), (2, 2, 6)):
             compare(dtype, kind, shape, layout, operation, magnitude)
 
@@ -129,7 +120,7 @@ def test_traced_equals_readable(dtype, kind, layout, monkeypatch):
     rows=st.integers(1, 4),
     length=st.integers(1, 70),
     half=st.integers(1, 9),
-    layout=st.sampled_from(["plain", "mask", "all_padding", "packed"]),
+    layout=st.sampled_from(LAYOUTS),
     operation=st.sampled_from(OPERATIONS),
     magnitude=st.sampled_from(["l2", "rms"]),
     seed=st.integers(0, 2**16),
@@ -161,10 +152,12 @@ def test_a_token_of_any_share_is_exact(dtype):
     shares = 2.0 ** torch.arange(1, 60)
     x_BLE, upstream_BLE = draw("random", 1, 4, len(shares)).sign(), draw("random", 1, 4, len(shares), seed=1).to(dtype)
     x_BLE[:, 2] *= shares
-    how = None, None, "context", "l2"
+    # A wave of zeros is added, and its context is 0: the imaginary part is the context of the tokens.
+    x_BLE, upstream_BLE = (torch.cat(pair, dim=-1) for pair in ((x_BLE, 0 * x_BLE), (0 * upstream_BLE, upstream_BLE)))
+    how = None, "interference"
     expected, expected_grad = run(ops_wave, torch.float64, x_BLE, upstream_BLE.double(), *how)
     result, result_grad = run(fused_wave, dtype, x_BLE, upstream_BLE, *how)
-    assert ((result - expected).abs() <= OUTPUT[dtype] * expected).all()
+    assert ((result - expected).abs() <= OUTPUT[dtype] * expected.abs()).all()
     # Of each column, so that none hides behind another.
     assert ((result_grad - expected_grad).abs() <= GRADIENT[dtype] * expected_grad.abs().amax(1, keepdim=True)).all()
 

@@ -501,7 +501,7 @@ def test_each_token_draws_its_own_dropout_also_where_a_hook_watches_the_table():
         ({"input_ids": IDS, "attention_mask": IDS[:, 1:]}, ValueError, ["attention_mask", "(1, 4)", "(1, 5)"]),
         ({"input_ids": IDS[:, :0]}, ValueError, ["input_ids", "(1, 0)", "(batch size, length)", "at least 1"]),
         ({"input_ids": IDS[0]}, ValueError, ["input_ids", "(5,)", "(batch size, length)"]),
-        ({"inputs_embeds": torch.zeros(5, 16)}, ValueError, ["inputs_embeds", "(5,)", "(batch size, length"]),
+        ({"inputs_embeds": torch.zeros(5, 16)}, ValueError, ["inputs_embeds", "(5,)", "(batch size, length)"]),
         (pad([[1] * 33], 0, 9), IndexError, ["position_ids", "0 ... 31", "0 ... 32", "truncation=True"]),
         ({"input_ids": IDS, "cu_seq_lens": torch.tensor([1, 3, 5])}, ValueError, ["cu_seq_lens", "from 0", "1, 3, 5"]),
         ({"input_ids": IDS, "cu_seq_lens": torch.tensor([0, 3, 6])}, ValueError, ["cu_seq_lens", "length 5", "0, 3"]),

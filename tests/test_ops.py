@@ -15,8 +15,8 @@ from wave_network.modeling_wave.ops_wave import (
     context_norm,
     lift,
     merge,
-    square,
     summarise,
+    widen,
 )
 
 # Odd on purpose, and all different, so that a swapped axis cannot pass.
@@ -442,7 +442,8 @@ def test_the_summaries_of_chunks_make_the_context_of_the_whole_text(case, magnit
     for size in (1, 10, L):
         chunks = [(start, slice(start, start + size)) for start in range(0, L, size)]
         parts = [
-            summarise(square(w_BLD[:, part], mask_BL[:, part]), mask_BL[:, part]).move(start) for start, part in chunks
+            summarise(widen(w_BLD[:, part], mask_BL[:, part]).square(), mask_BL[:, part]).move(start)
+            for start, part in chunks
         ]
         summary = reduce(merge, parts)
         for start, part in chunks:
