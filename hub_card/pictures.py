@@ -100,8 +100,9 @@ def draw_numbers(result: dict[str, Any]) -> Any:
 
     figure = Figure(figsize=(5.5, 5.5), layout="constrained")
     axes = figure.add_subplot(xlabel="true", ylabel="predicted", title=f"Spearman {result['spearman']:.3f}")
-    axes.scatter(*zip(*result["points"], strict=True), s=12, color=BLUE, alpha=0.6)
-    axes.axline([result["points"][0][0]] * 2, slope=1, color="black", linestyle="--", linewidth=1)
+    true, predicted = zip(*result["points"], strict=True)
+    axes.scatter(true, predicted, s=12, color=BLUE, alpha=0.6)
+    axes.axline((true[0], true[0]), slope=1, color="black", linestyle="--", linewidth=1)
     return figure
 
 

@@ -20,7 +20,7 @@ class EndpointHandler:
     def __call__(self, data: Mapping[str, Any]) -> list[Any]:
         inputs, parameters = data.get("inputs"), data.get("parameters") or {}
         items = inputs if isinstance(inputs, list) else [inputs]
-        texts = [(item.get("text"), item.get("text_pair")) if isinstance(item, dict) else item for item in items]
+        texts: list[Any] = [(raw.get("text"), raw.get("text_pair")) if isinstance(raw, dict) else raw for raw in items]
         top_k = parameters.get("top_k", 1)
         if not 1 <= len(items) <= MAX_TEXTS:
             raise ValueError(f"`inputs` must hold 1 to {MAX_TEXTS} texts, got {len(items)}.")

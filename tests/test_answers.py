@@ -343,7 +343,7 @@ def test_finetune_in_python_makes_a_run_of_data_in_memory(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"learning_rat": 1}, "unknown setting 'learning_rat'; did you mean learning_rate"),
+        ({"learning_rat": 1}, "unknown setting learning_rat; did you mean `learning_rate`"),
         ({"data": "absent.csv"}, "There is no file or folder 'absent.csv'"),
         ({"data": "a.csv", "test": [{"text": "a", "label": 1}]}, "`test` must be a file"),
         ({"class_weights": "even"}, "`class_weights` must be one of"),
