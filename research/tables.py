@@ -38,6 +38,9 @@ FEW_CASES = {
     "wave": "`wave-network finetune`",
     "svm": "TF-IDF, linear SVM",
     "logistic": "TF-IDF, logistic regression",
+    "fasttext": "fastText",
+    "static": "static model, logistic regression",
+    "static, fine-tuned": "static model, fine-tuned",
     "teacher": "teacher, logistic regression",
 }
 TITLES = {name: DATA_SETS[name].title for name in FINAL_ROWS}

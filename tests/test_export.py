@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -408,6 +409,13 @@ def test_a_damaged_file_is_named(exported: Path, tmp_path: Path, name: str, cont
     (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{Path(name).name}' is missing or damaged"):
         ExportedClassifier(folder)
+
+
+def test_threads_may_share_it(classifier: ExportedClassifier, texts: list[str]):
+    expected = classifier.logits(texts)
+    with ThreadPoolExecutor(6) as pool:
+        for first, found in enumerate(pool.map(lambda first: classifier.logits(texts[first:]), range(6))):
+            np.testing.assert_allclose(found, expected[first:], atol=1e-5)
 
 
 def test_the_code_of_its_card_runs(exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
