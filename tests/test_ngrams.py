@@ -1,6 +1,5 @@
 """Hashed n-grams, dropped tokens and the temperature: what they compute, whichever way through the model."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,9 +56,6 @@ def make_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": input_ids, "attention_mask": mask}
 
 
-# --- Which rows -------------------------------------------------------------------------------------------------------
-
-
 def test_the_rows_of_a_checkpoint_stay_what_they_were():
     ids_BLN = hash_text(torch.tensor([[101, 2023, 2003, 102]]), 3, 16384)
     assert ids_BLN[0].tolist() == [[12171, 2447], [7685, 1863], [4149, 2530], [14572, 12212]]
@@ -101,14 +97,6 @@ def test_distinct_ngrams_are_spread_as_if_by_chance(size: int, rows: int):
     assert (counts > 0).all() or len(places) <= 15 * rows
 
 
-def test_order_and_length_make_other_ngrams():
-    words = list(itertools.combinations(range(60), 2))
-    pairs = hash_text(torch.tensor(words), 3, 2**20)[:, 1]
-    swapped = hash_text(torch.tensor(words).flip(1), 3, 2**20)[:, 1]
-    assert (pairs == swapped).float().mean() < 0.001  # (a, b) and (b, a)
-    assert (pairs[:, 0] == pairs[:, 1]).float().mean() < 0.001  # (a, b) and (none, a, b)
-
-
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_nothing_beyond_the_text_is_a_neighbour(size: int):
     expected = hash_text(TEXT, size, 50)
@@ -128,9 +116,6 @@ def test_nothing_beyond_the_text_is_a_neighbour(size: int):
     ids_BLN = hash_text(TEXT, size, 50, mask)
     assert torch.equal(ids_BLN, hash_text(TEXT + 17 * (1 - mask), size, 50, mask))
     assert torch.equal(ids_BLN[0, 4, 0], hash_text(TEXT[:, 4:], 2, 50)[0, 0, 0])
-
-
-# --- What the model makes of them -------------------------------------------------------------------------------------
 
 
 def run(model: Any, **inputs: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -190,9 +175,6 @@ def test_logits_and_gradients_are_those_of_the_sum_of_rows(settings):
     table = gradients["wave.embeddings.ngram_embeddings.weight"]
     assert (table[0] == 0).all()
     assert (table[1:] != 0).any(dim=1).sum() > 20
-
-
-# --- Dropped tokens ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("packed", [False, True])
