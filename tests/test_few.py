@@ -143,12 +143,7 @@ def test_a_classifier_reads_the_first_words_apart_where_they_tell(
 
 
 def test_what_is_given_is_kept(english: Path, rows: Path, tmp_path: Path):
-    given = {
-        "learning_rate": 0.002,
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": 4,
-        "hidden_dropout_prob": 0.2,
-    }
+    given = SHORT | {"learning_rate": 0.002, "per_device_train_batch_size": 4, "hidden_dropout_prob": 0.2}
     metrics = read_metrics(finetune_small(rows, tmp_path / "given", **OURS | given, validation_fraction=0.2))
     assert {name: metrics["settings"][name] for name in given} == given
     assert metrics["data"]["validation_was_split"]
