@@ -1,6 +1,5 @@
 """Hashed n-grams, dropped tokens and the temperature: what they compute, whichever way through the model."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,19 +9,9 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from wave_network import (
-    WaveConfig,
-    WaveForSequenceClassification,
-    WaveModel,
-)
-from wave_network.modeling_wave.embeddings_wave import HASH, WaveTokens, hash_ngrams
+from wave_network import WaveConfig, WaveForSequenceClassification, WaveModel
+from wave_network.modeling_wave.embeddings_wave import WaveTokens, hash_ngrams
 
-# rtol and atol: what each type rounds to.
-CLOSE: dict[torch.dtype, dict[str, float]] = {
-    torch.float64: {"rtol": 1e-11, "atol": 1e-12},
-    torch.float32: {"rtol": 1e-4, "atol": 5e-6},
-    torch.bfloat16: {"rtol": 0.05, "atol": 0.05},
-}
 SETTINGS: dict[str, Any] = {
     "vocab_size": 40,
     "hidden_size": 16,
@@ -36,9 +25,9 @@ TEXT = torch.tensor([[5, 9, 2, 31, 9, 8, 7, 5, 9]])
 OTHER = torch.tensor([[3, 4]])
 
 
-def build(cls: Any = WaveForSequenceClassification, dtype: torch.dtype = torch.float64, **settings: Any) -> Any:
+def build(cls: Any = WaveForSequenceClassification, **settings: Any) -> Any:
     torch.manual_seed(0)
-    return cls(WaveConfig(**SETTINGS | settings)).to(dtype).eval()
+    return cls(WaveConfig(**SETTINGS | settings)).double().eval()
 
 
 def hash_by_hand(text: Sequence[int], size: int, rows: int) -> list[list[int]]:
@@ -59,40 +48,17 @@ def hash_text(ids_BL: torch.Tensor, size: int, rows: int, mask=None, cu_seq_lens
     return hash_ngrams(WaveTokens.check(ids_BL, mask, cu_seq_lens=cu_seq_lens), size, rows)
 
 
-def pad(ids_BL: torch.Tensor, left: int, right: int) -> dict[str, torch.Tensor]:
-    """With other words where the mask says that there are none."""
-    return {
-        "input_ids": nn.functional.pad(ids_BL, (left, right), value=11),
-        "attention_mask": nn.functional.pad(torch.ones_like(ids_BL), (left, right)),
-    }
-
-
-def batch(length: int = 20) -> dict[str, torch.Tensor]:
+def make_batch() -> dict[str, torch.Tensor]:
     """Texts that repeat their words, padded right, left and not at all, one with a hole."""
-    input_ids = torch.randint(1, 40, (4, length), generator=torch.Generator().manual_seed(0)) % 9 + 1
+    input_ids = torch.randint(1, 40, (4, 20), generator=torch.Generator().manual_seed(0)) % 9 + 1
     mask = torch.ones_like(input_ids)
-    mask[0, length // 2 :] = mask[1, : length // 3] = mask[3, 7:9] = 0
+    mask[0, 10:] = mask[1, :6] = mask[3, 7:9] = 0
     return {"input_ids": input_ids, "attention_mask": mask}
 
 
-# --- Which rows -------------------------------------------------------------------------------------------------------
-
-
-def test_a_small_example_by_hand():
-    # t = 2, 4: the pairs are (none, 2) and (2, 4), the triples (none, none, 2) and (none, 2, 4).
-    first, second = (1103 * 2) ** 3 % 4091, (2377 * 2) ** 3 % 4079
-    other_first, other_second = (1103 * 4 + 2) ** 3 % 4091, (2377 * 4 + 2) ** 3 % 4079
-    pairs = [1 + (4079 * first + second) % 99, 1 + (4079 * other_first + other_second) % 99]
-    ids_BLN = hash_text(torch.tensor([[1, 3]]), 3, 100)
-    assert ids_BLN[0, :, 0].tolist() == pairs
-    first, second = (1103 * first) ** 3 % 4091, (2377 * second) ** 3 % 4079
-    assert ids_BLN[0, 0, 1].item() == 1 + (4079 * first + second) % 99
-    # Of a checkpoint the rows must stay what they were.
+def test_the_rows_of_a_checkpoint_stay_what_they_were():
     ids_BLN = hash_text(torch.tensor([[101, 2023, 2003, 102]]), 3, 16384)
-    assert ids_BLN[0].tolist() == GOLDEN
-
-
-GOLDEN = [[12171, 2447], [7685, 1863], [4149, 2530], [14572, 12212]]
+    assert ids_BLN[0].tolist() == [[12171, 2447], [7685, 1863], [4149, 2530], [14572, 12212]]
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
@@ -113,10 +79,6 @@ def test_no_number_on_the_way_needs_more_than_float32_holds():
     ids_BL = torch.stack([residues, residues.flip(0), residues[torch.randperm(4091)]])
     in_floats = hash_ngrams(WaveTokens(ids_BL.float(), None, None, None, None, None), 5, 65536)
     assert torch.equal(in_floats.long(), hash_text(ids_BL, 5, 65536))
-    assert HASH[0][0] * HASH[1][0] <= 2**24
-    for prime, factor in HASH:
-        assert max(prime, factor + 1) * prime <= 2**24
-        assert prime % 3 != 1
 
 
 @pytest.mark.parametrize("rows", [1000, 4092, 4096, 16384])
@@ -124,53 +86,36 @@ def test_no_number_on_the_way_needs_more_than_float32_holds():
 def test_distinct_ngrams_are_spread_as_if_by_chance(size: int, rows: int):
     # Words as frequent as in language, with small ids for the frequent ones.
     words = np.random.default_rng(0).zipf(1.3, 150_000)
-    ids_1L = torch.from_numpy(words[words < 8192])[None]
-    ids_L = hash_text(ids_1L, size, rows)[0, size - 1 :, -1]
-    grams = torch.stack([ids_1L[0, k : ids_1L.shape[1] - size + 1 + k] for k in range(size)])
-    places = np.unique(grams.numpy(), axis=1, return_index=True)[1]
-    counts = torch.bincount(ids_L[torch.from_numpy(places)], minlength=rows)
-    assert counts[0] == 0
-    counts = counts[1:].double()
+    words = words[words < 8192]
+    ids_L = hash_text(torch.from_numpy(words)[None], size, rows)[0, size - 1 :, -1]
+    grams = np.lib.stride_tricks.sliding_window_view(words, size)
+    places = np.unique(grams, axis=0, return_index=True)[1]
+    counts = torch.bincount(ids_L[torch.from_numpy(places)], minlength=rows)[1:].double()
+    assert counts.sum() == len(places)
     spread = ((counts - counts.mean()) ** 2 / counts.mean()).sum() / (rows - 2)
     assert abs(spread - 1) < 6 * (2 / rows) ** 0.5
-    if len(places) > 15 * rows:
-        assert (counts > 0).all()
-
-
-def test_order_and_length_make_other_ngrams():
-    words = list(itertools.combinations(range(60), 2))
-    pairs = hash_text(torch.tensor(words), 3, 2**20)[:, 1]
-    swapped = hash_text(torch.tensor(words).flip(1), 3, 2**20)[:, 1]
-    assert (pairs == swapped).float().mean() < 0.001  # (a, b) and (b, a)
-    assert (pairs[:, 0] == pairs[:, 1]).float().mean() < 0.001  # (a, b) and (none, a, b)
+    assert (counts > 0).all() or len(places) <= 15 * rows
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_nothing_beyond_the_text_is_a_neighbour(size: int):
     expected = hash_text(TEXT, size, 50)
     assert expected[0].tolist() == hash_by_hand(TEXT[0].tolist(), size, 50)
-    for left, right in ((0, 3), (3, 0), (2, 2)):
-        padded = pad(TEXT, left, right)
-        ids_BLN = hash_text(padded["input_ids"], size, 50, padded["attention_mask"])
+    for left, right in ((0, 3), (3, 0), (2, 2)):  # with other words where the mask says that there are none
+        mask = nn.functional.pad(torch.ones_like(TEXT), (left, right))
+        ids_BLN = hash_text(nn.functional.pad(TEXT, (left, right), value=11), size, 50, mask)
         assert torch.equal(ids_BLN[:, left : left + 9], expected)
-        assert (ids_BLN[padded["attention_mask"] == 0] == 0).all()
-    lengths = [2, 0, 9, 1, 0]
-    offsets = torch.tensor([0, *itertools.accumulate(lengths)])
-    packed = torch.cat([OTHER, TEXT, OTHER[:, :1]], dim=1)
-    ids_BLN = hash_text(packed, size, 50, cu_seq_lens=offsets)
+        assert (ids_BLN[mask == 0] == 0).all()
+    packed = torch.cat([OTHER, TEXT, OTHER[:, :1]], dim=1)  # and two texts without words
+    ids_BLN = hash_text(packed, size, 50, cu_seq_lens=torch.tensor([0, 2, 2, 11, 12, 12]))
     assert torch.equal(ids_BLN[:, 2:11], expected)
     assert torch.equal(ids_BLN[:, 11], ids_BLN[:, 0])
     # A hole is no word, and neither is it passed over.
     mask = torch.ones_like(TEXT)
     mask[0, 3] = 0
     ids_BLN = hash_text(TEXT, size, 50, mask)
-    others = TEXT.clone()
-    others[0, 3] = 17
-    assert torch.equal(ids_BLN, hash_text(others, size, 50, mask))
+    assert torch.equal(ids_BLN, hash_text(TEXT + 17 * (1 - mask), size, 50, mask))
     assert torch.equal(ids_BLN[0, 4, 0], hash_text(TEXT[:, 4:], 2, 50)[0, 0, 0])
-
-
-# --- What the model makes of them -------------------------------------------------------------------------------------
 
 
 def run(model: Any, **inputs: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -183,7 +128,7 @@ def run(model: Any, **inputs: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor
 def run_by_hand(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor):
     """The same by a model without n-grams, which is given the sums of the rows."""
     settings = {name: getattr(model.config, name) for name in ("num_hidden_layers", "conv_kernel_size")}
-    plain = build(dtype=model.dtype, ngram_vocab_size=None, wave_implementation="eager", **settings)
+    plain = build(ngram_vocab_size=None, wave_implementation="eager", **settings)
     missing, of_ngrams = plain.load_state_dict(model.state_dict(), strict=False)
     assert not missing
     parameters = dict(model.named_parameters())
@@ -191,15 +136,10 @@ def run_by_hand(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tenso
     table = own["wave.embeddings.ngram_embeddings.weight"]
     if model.config.ngram_hidden_size is not None:
         table = table @ own["wave.embeddings.ngram_projection.weight"].T
-    words = plain.get_input_embeddings()
-    rows = []
-    for text, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True):
-        row, stretch = [], [-1] * 5
-        for word, is_word in zip(text, mask, strict=True):
-            stretch = [*stretch[1:], word if is_word else -1]
-            row.append([0, 0] if not is_word else hash_by_hand(stretch, 3, 50)[-1])
-        rows.append(row)
-    inputs_embeds = words(input_ids) + table[torch.tensor(rows)].sum(dim=2)
+    # Where there is no word, -1 stands for none.
+    words = torch.where(attention_mask == 1, input_ids, -1).tolist()
+    rows = torch.tensor([hash_by_hand(text, 3, 50) for text in words]) * attention_mask[..., None]
+    inputs_embeds = plain.get_input_embeddings()(input_ids) + table[rows].sum(dim=2)
     logits, gradients = run(plain, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
     return logits, gradients | {name: weight.grad for name, weight in own.items()}
 
@@ -207,15 +147,14 @@ def run_by_hand(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tenso
 def test_given_embeddings_they_are_left_out_and_it_says_so(caplog: pytest.LogCaptureFixture):
     logging.enable_propagation()
     logging.warning_once.cache_clear()  # another test may have had it
-    model = build(WaveModel)
-    plain = build(WaveModel, ngram_vocab_size=None)
+    model, plain = build(WaveModel), build(WaveModel, ngram_vocab_size=None)
     plain.load_state_dict(model.state_dict(), strict=False)
     inputs_embeds = model.get_input_embeddings()(TEXT)
-    torch.testing.assert_close(model(inputs_embeds=inputs_embeds)[0], plain(TEXT)[0])
+    for chunk_length in (None, 2):
+        model.config.chunk_length = chunk_length
+        with torch.no_grad():
+            torch.testing.assert_close(model(inputs_embeds=inputs_embeds)[0], plain(TEXT)[0])
     assert caplog.text.count("given `inputs_embeds`, it leaves them out") == 1
-    model.config.chunk_length = 2
-    with torch.no_grad():
-        torch.testing.assert_close(model(inputs_embeds=inputs_embeds)[0], plain(TEXT)[0])
     logging.disable_propagation()
 
 
@@ -226,8 +165,8 @@ def test_given_embeddings_they_are_left_out_and_it_says_so(caplog: pytest.LogCap
 )
 def test_logits_and_gradients_are_those_of_the_sum_of_rows(settings):
     model = build(**settings)
-    logits, gradients = run(model, **batch())
-    expected, expected_gradients = run_by_hand(model, **batch())
+    logits, gradients = run(model, **make_batch())
+    expected, expected_gradients = run_by_hand(model, **make_batch())
     torch.testing.assert_close(logits, expected, rtol=1e-11, atol=1e-12)
     assert gradients.keys() == expected_gradients.keys()
     for name, gradient in expected_gradients.items():
@@ -236,16 +175,6 @@ def test_logits_and_gradients_are_those_of_the_sum_of_rows(settings):
     table = gradients["wave.embeddings.ngram_embeddings.weight"]
     assert (table[0] == 0).all()
     assert (table[1:] != 0).any(dim=1).sum() > 20
-
-
-def test_they_see_order_to_the_left_alone():
-    embeddings = build(WaveModel, position_embedding_type="none").embeddings
-    first = embeddings(WaveTokens.check(torch.tensor([[5, 6, 7, 8, 9]])))
-    other = embeddings(WaveTokens.check(torch.tensor([[5, 11, 7, 8, 9]])))
-    assert (first != other).any(dim=-1).tolist() == [[False, True, True, True, False]]
-
-
-# --- Dropped tokens ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -58,14 +58,10 @@ def tokenizer(request, vocab_file, tmp_path):
     return train(model_max_length=8) if request.param == "trained" else load_wave_tokenizer(tmp_path / "saved")
 
 
-# --- What every tokenizer does ---------------------------------------------------------------------------------------
-
-
 def test_it_is_a_stock_class_with_berts_special_tokens(tokenizer):
     assert type(tokenizer) in (BertTokenizer, PreTrainedTokenizerFast)
     assert tokenizer.convert_ids_to_tokens(range(5)) == SPECIAL
-    named = ["pad_token", "unk_token", "cls_token", "sep_token", "mask_token"]
-    assert [getattr(tokenizer, name) for name in named] == SPECIAL
+    assert [getattr(tokenizer, f"{name.strip('[]').lower()}_token") for name in SPECIAL] == SPECIAL
     assert tokenizer.pad_token_id == WaveConfig().pad_token_id == 0
 
 
@@ -83,9 +79,6 @@ def test_texts_and_pairs_are_framed_padded_and_cut_as_in_bert(tokenizer):
         assert (len(ids), ids[-1]) == (8, 3)
 
 
-# --- Every text is read ----------------------------------------------------------------------------------------------
-
-
 # Of characters that this Python knows: an older Unicode orders the marks of a newer one otherwise.
 KNOWN = st.characters(exclude_categories=["Cn", "Cs"])
 
@@ -100,11 +93,8 @@ def test_no_text_is_unknown_or_loses_more_than_case_and_spaces(lowercase, text):
     assert tokenizer.unk_token_id not in ids
     expected = unicodedata.normalize("NFC", text)
     if lowercase:
-        expected = "".join(character.lower() for character in expected)
-    found, expected = (
-        "".join(unicodedata.normalize("NFC", each).split()) for each in (tokenizer.decode(ids), expected)
-    )
-    assert found == expected
+        expected = unicodedata.normalize("NFC", "".join(character.lower() for character in expected))
+    assert "".join(unicodedata.normalize("NFC", tokenizer.decode(ids)).split()) == "".join(expected.split())
 
 
 @pytest.mark.parametrize(
@@ -125,9 +115,6 @@ def test_a_long_run_without_a_space_is_read_in_time_that_grows_with_it():
     ids = TRAINED[True]("catdog" * 20_000, add_special_tokens=False)["input_ids"]
     assert TRAINED[True].decode(ids).replace(" ", "") == "catdog" * 20_000
     assert max(map(len, split("a" * 10_000))) == 64
-
-
-# --- Training --------------------------------------------------------------------------------------------------------
 
 
 def test_training_learns_words_within_the_size_that_was_asked_for():
@@ -177,9 +164,6 @@ def test_spellings_say_where_a_word_begins(vocab_file):
     assert spell(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE({"a": 0}, [])))) is None
 
 
-# --- Loading ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.skipif(not BERT_VOCAB.exists(), reason="BERT's vocabulary lies beside the repository, not in it")
 def test_berts_own_vocabulary_gives_berts_own_ids():
     tokenizer = load_wave_tokenizer(BERT_VOCAB)
@@ -198,9 +182,6 @@ def test_a_mark_before_a_vocabulary_and_empty_lines_after_it_are_no_tokens(vocab
     assert tokenizer.get_vocab() == {token: index for index, token in enumerate(VOCABULARY)}
     assert tokenizer("cats")["input_ids"] == [2, 7, 8, 3]
     assert tokenizer.model_max_length == 512
-
-
-# --- Bad input -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,7 @@ from ..files import name_failures, read_json
 from .progress import CLASSIFIERS, Progress
 from .settings import RunArguments
 
-# In a checkpoint, beside the average: the weights from which the training goes on.
-RAW_WEIGHTS = "raw_weights.safetensors"
+RAW_WEIGHTS = "raw_weights.safetensors"  # in a checkpoint, beside the average: the weights from which it goes on
 
 
 def find_last(folder: Path) -> Path | None:
