@@ -184,9 +184,7 @@ class WaveEmbeddings(nn.Module):
         else:
             hidden_states, width = tokens.inputs_embeds, self.config.hidden_size
             if hidden_states.shape[-1] != width:
-                raise ValueError(
-                    f"`inputs_embeds` must be {width} wide, `hidden_size`; got {tuple(hidden_states.shape)}."
-                )
+                raise ValueError(f"`inputs_embeds` must be {width} wide, `hidden_size`; got {hidden_states.shape[-1]}.")
         ngram_ids_BLN = self.find_ngrams(tokens) if tokens.ngram_ids_BLN is None else tokens.ngram_ids_BLN
         if ngram_ids_BLN is not None:
             for ids_BL in ngram_ids_BLN.unbind(-1):

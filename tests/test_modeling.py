@@ -489,7 +489,7 @@ def test_each_token_draws_its_own_dropout_also_where_a_hook_watches_the_table():
     [
         ({}, ValueError, ["input_ids", "inputs_embeds", "neither", "exactly one"]),
         ({"input_ids": IDS, "inputs_embeds": torch.zeros(1, 5, 16)}, ValueError, ["both", "exactly one"]),
-        ({"inputs_embeds": torch.zeros(1, 5, 12)}, ValueError, ["inputs_embeds", "16", "(1, 5, 12)"]),
+        ({"inputs_embeds": torch.zeros(1, 5, 12)}, ValueError, ["inputs_embeds", "16", "12"]),
         ({"input_ids": IDS.float()}, ValueError, ["input_ids", "integers", "torch.float32"]),
         ({"input_ids": torch.tensor([[3, 40]])}, IndexError, ["input_ids", "40", "0 ... 39"]),
         ({"input_ids": torch.tensor([[3, -1]])}, IndexError, ["input_ids", "-1", "0 ... 39"]),
