@@ -27,9 +27,10 @@ from tqdm.auto import tqdm
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
+from ..files import setting
 from ..modeling_wave.modeling_wave import WaveLayer
 from .figures import LOOKS, new_figure
-from .study import Experiment, Picture, Result, Settings, Study, make_table, setting
+from .study import Experiment, Picture, Result, Settings, Study, make_table
 from .trainings import make_bert_shape
 
 WAVE, ATTENTION = "Wave, modulation", "Transformer layer"
@@ -49,7 +50,7 @@ class ComplexitySettings(Settings):
     lengths: list[int] = field(
         default_factory=lambda: [64, 128, 256, 512, 1024, 2048], metadata={"help": "Lengths of the text in tokens."}
     )
-    hidden_size: int | None = setting("Width of the layers. Default: that of the model. The paper: 768.")
+    hidden_size: int | None = setting("Width of the layers. Default: that of the model. The paper: 768.", None)
     seconds: float = setting("How long each layer is timed, at least.", 1.0)
 
 

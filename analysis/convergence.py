@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..files import setting
 from .figures import GREY, new_figure, plot_runs
-from .study import Experiment, Picture, Result, Study, setting
+from .study import Experiment, Picture, Result, Study
 from .trainings import Contender, TrainingSettings, describe_bert, draw_batches, run_trainings
 
 TEXTS_AT_ONCE = 64

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..files import setting
 from .figures import new_figure, plot_runs
-from .study import Experiment, Picture, Result, Study, setting
+from .study import Experiment, Picture, Result, Study
 from .trainings import CONTENDERS, Contender, TrainingSettings, describe_bert, draw_batches, run_trainings
 
 PARTS = ("[CLS] token", "input text", "classifier")

@@ -16,10 +16,11 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
+from ..files import setting
 from ..modeling_wave.ops_wave import lift, superpose
 from .figures import BLACK, BLUE, VERMILION, new_figure
 from .phase import find_embeddings, find_variants
-from .study import Experiment, Picture, Result, Settings, Study, setting
+from .study import Experiment, Picture, Result, Settings, Study
 from .trainings import make_bert_shape
 
 MAPS = ["lift", "superposition", "linear map to the variants"]

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..files import setting
 from ..modeling_wave.ops_wave import lift
 from .figures import BLACK, BLUE, VERMILION, new_figure
-from .study import Experiment, Picture, Result, Settings, Study, setting
+from .study import Experiment, Picture, Result, Settings, Study
 
 NEAR = 0.1  # of pi / 2, in radians
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

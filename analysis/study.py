@@ -12,7 +12,7 @@ A study is a module of this room with a `Study` in it: phase.py is the smallest.
 import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ from ..files import (
     open_folder,
     read_json,
     refuse_existing,
+    setting,
     write_json,
     write_table,
     write_text,
@@ -52,29 +53,23 @@ STUDIES = {
 }
 
 
-def setting(help: str, default: Any = None) -> Any:
-    """A field of a dataclass of settings, with its help text."""
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass
 class AnalyzeArguments:
     """What to study, and where to write it."""
 
-    model: str = field(metadata={"help": "Trained Wave Network: folder, or name on the Hub."})
-    data: str | None = setting("What `finetune --dataset` takes: bbc_news, a file, a folder, a name on the Hub.")
-    dataset_config: str | None = setting("Configuration of a data set on the Hub.")
-    text_columns: list[str] | None = field(
-        default=None, metadata={"help": "Column with the text, or two for pairs. Found if unambiguous."}
-    )
-    label_column: str | None = setting("Column with the label. Found if unambiguous.")
+    model: str = setting("Trained Wave Network: folder, or name on the Hub.")
+    data: str | None = setting("What `finetune --dataset` takes: bbc_news, a file, a folder, a name on the Hub.", None)
+    dataset_config: str | None = setting("Configuration of a data set on the Hub.", None)
+    text_columns: list[str] | None = setting("Column with the text, or two for pairs. Found if unambiguous.", None)
+    label_column: str | None = setting("Column with the label. Found if unambiguous.", None)
     bert: str | None = setting(
         "BERT to compare with, where a study does: folder, or name on the Hub, such as bert-base-uncased. Default: one "
-        "of BERT-base's shape with random weights."
+        "of BERT-base's shape with random weights.",
+        None,
     )
-    output_dir: str | None = setting("Folder to write. Default: runs/analyze/MODEL/STUDY.")
+    output_dir: str | None = setting("Folder to write. Default: runs/analyze/MODEL/STUDY.", None)
     seed: int = setting("Decides which texts are drawn, and all random weights.", 0)
-    device: str | None = setting("cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
+    device: str | None = setting("cpu, cuda, cuda:1 ... Default: a GPU if there is one.", None)
     overwrite: bool = setting("Replace the study that is in the folder.", False)
 
 

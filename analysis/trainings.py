@@ -15,9 +15,10 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, BertForSequenceClassification, set_seed
 
+from ..files import setting
 from ..modeling_wave import WaveForSequenceClassification
 from .figures import LOOKS
-from .study import Experiment, Settings, list_texts, setting
+from .study import Experiment, Settings, list_texts
 
 CONTENDERS = tuple(LOOKS)
 LARGEST_GRADIENT_NORM = 1.0

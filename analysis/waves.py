@@ -21,10 +21,10 @@ import torch
 from numpy.polynomial.legendre import leggauss
 from tqdm.auto import tqdm
 
-from ..files import find_fonts
+from ..files import find_fonts, setting
 from .figures import BLACK, BLUE, VERMILION, new_figure
 from .phase import find_embeddings, find_phases, find_variants
-from .study import Experiment, Picture, Result, Settings, Study, list_texts, make_table, setting
+from .study import Experiment, Picture, Result, Settings, Study, list_texts, make_table
 
 ENERGY, GRADIENTS, INTERFERENCE = "energy share (%)", "integrated gradients (logit)", "interference (mean cosine)"
 ORDERS = ("energy share", "integrated gradients", "random order")
@@ -52,7 +52,7 @@ WORDS = {
 class WavesSettings(Settings):
     """Which text to show, and how to explain it."""
 
-    text: str | None = setting("The text to show. Default: one of the data, drawn by the seed.")
+    text: str | None = setting("The text to show. Default: one of the data, drawn by the seed.", None)
     max_length: int = setting("Tokens of it that are shown; the rest is cut off.", 48)
     texts: int = setting("Texts of the data from which words are taken out; without --data: --text.", 64)
     deletion_length: int = setting("Tokens to which these texts are cut.", 256)
