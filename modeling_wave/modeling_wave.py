@@ -194,7 +194,7 @@ class WaveModel(WavePreTrainedModel):
             hidden_states = self.embeddings(tokens)
             for layer in self.layers:
                 hidden_states = layer(hidden_states, tokens.mask_BL, tokens.cu_seq_lens)
-            chunks = [(hidden_states, tokens.mask_BL)]
+            chunks = iter([(hidden_states, tokens.mask_BL)])
         if pooling is not None:
             is_packed = tokens.cu_seq_lens is not None
             pooled_BD = pool_packed(hidden_states, tokens.cu_seq_lens, pooling) if is_packed else pool(chunks, pooling)

@@ -33,8 +33,8 @@ class Summary(NamedTuple):
 
     def halves(self) -> list["Summary"]:
         """The summaries of the first and of the second half of the dimensions."""
-        halves = zip(*(part.chunk(2, dim=-1) for part in self[:3]), strict=True)
-        return [Summary(*half, self.tokens_B11) for half in halves]
+        top, rest, place = (part.chunk(2, dim=-1) for part in self[:3])
+        return [Summary(top[half], rest[half], place[half], self.tokens_B11) for half in (0, 1)]
 
 
 def widen(x: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
