@@ -49,12 +49,14 @@ def vocab_file(tmp_path) -> Path:
     return path
 
 
-@pytest.fixture(params=["trained", "file", "folder", "folder of a vocabulary"])
+@pytest.fixture(params=["trained", "file", "json", "folder", "folder of a vocabulary"])
 def tokenizer(request, vocab_file, tmp_path):
     """One tokenizer from each source, all of them with a maximum of 8 tokens."""
     if request.param in ("file", "folder of a vocabulary"):
         return load_wave_tokenizer(vocab_file if request.param == "file" else tmp_path, model_max_length=8)
     train(model_max_length=8).save_pretrained(tmp_path / "saved")
+    if request.param == "json":
+        return load_wave_tokenizer(tmp_path / "saved" / "tokenizer.json", model_max_length=8)
     return train(model_max_length=8) if request.param == "trained" else load_wave_tokenizer(tmp_path / "saved")
 
 
@@ -205,17 +207,18 @@ def test_bad_corpora_are_refused_by_name(texts, vocab_size, words):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("name", "content", "words"),
     [
-        (b"[PAD]\n[UNK]\nthe\n[SEP]\n", ["it lacks", "['[CLS]', '[MASK]']"]),
-        ("\n".join([*SPECIAL, "hello", "hello"]).encode(), ["each token once", "['hello']"]),
-        ("\n".join([*SPECIAL, "caf\u00e9"]).encode("latin-1"), ["UTF-8"]),
+        ("words.txt", b"[PAD]\n[UNK]\nthe\n[SEP]\n", ["it lacks", "['[CLS]', '[MASK]']"]),
+        ("words.txt", "\n".join([*SPECIAL, "hello", "hello"]).encode(), ["each token once", "['hello']"]),
+        ("words.txt", "\n".join([*SPECIAL, "caf\u00e9"]).encode("latin-1"), ["UTF-8"]),
+        ("tokenizer.json", b"{}", ["cannot be read"]),
     ],
 )
-def test_a_file_that_is_no_vocabulary_is_refused_by_name(tmp_path, content, words):
-    path = tmp_path / "words.txt"
+def test_a_file_that_is_no_vocabulary_is_refused_by_name(tmp_path, name, content, words):
+    path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="vocabulary") as caught:
+    with pytest.raises(ValueError, match=r"vocabulary|tokenizer\.json") as caught:
         load_wave_tokenizer(path)
     assert all(word in str(caught.value) for word in [*words, str(path)])
 

@@ -130,26 +130,38 @@ def spell(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]] | None:
 
 def load_wave_tokenizer(name_or_file: str | os.PathLike, **kwargs: Any) -> PreTrainedTokenizerBase:
     """
-    Loads a tokenizer by `AutoTokenizer` from a folder or a name on the Hub, or by `BertTokenizer` from a vocabulary, a
-    file with one token on each line or a folder that holds a `vocab.txt` alone. They get the `kwargs`.
+    Loads a tokenizer by `AutoTokenizer` from a folder or a name on the Hub, by `PreTrainedTokenizerFast` from a
+    tokenizer.json, or by `BertTokenizer` from a vocabulary, a file with one token on each line or a folder that holds a
+    `vocab.txt` alone. They get the `kwargs`.
 
     Raises:
-        ValueError: The file is no vocabulary in UTF-8 that holds each token once and the special ones among them.
+        ValueError: The file is neither, or lacks a special token.
         OSError: There is no such folder, file or name.
     """
-    path = Path(name_or_file)
+    path, settings = Path(name_or_file), {"model_max_length": MODEL_MAX_LENGTH} | SPECIAL_TOKENS | kwargs
     if path.is_dir() and [each.name for each in path.iterdir() if each.suffix in (".txt", ".json")] == ["vocab.txt"]:
         path /= "vocab.txt"
     if not path.is_file():
         return AutoTokenizer.from_pretrained(name_or_file, **kwargs)
+    if path.suffix == ".json":
+        try:
+            backend = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises nothing more exact
+            raise ValueError(f"The tokenizer.json {str(path)!r} cannot be read: {error}") from error
+        check_special(path, backend.get_vocab(), settings)
+        return PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
     try:
         # Not splitlines(): Chinese vocabularies hold U+2028 and its like as tokens.
         tokens = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"The vocabulary {str(path)!r} must be in UTF-8: {error}.") from error
-    if missing := [token for token in SPECIAL if token not in tokens]:
-        raise ValueError(f"The vocabulary {str(path)!r} must hold the special tokens of BERT; it lacks {missing}.")
     vocabulary = {token: index for index, token in enumerate(tokens)}
     if repeated := [token for index, token in enumerate(tokens) if vocabulary[token] != index]:
         raise ValueError(f"The vocabulary {str(path)!r} must hold each token once; {repeated[:5]} it holds again.")
-    return BertTokenizer(vocab=vocabulary, **{"model_max_length": MODEL_MAX_LENGTH} | kwargs)
+    check_special(path, vocabulary, settings)
+    return BertTokenizer(vocab=vocabulary, **settings)
+
+
+def check_special(path: Path, vocabulary: dict[str, int], settings: dict[str, Any]) -> None:
+    if missing := [settings[name] for name in SPECIAL_TOKENS if str(settings[name]) not in vocabulary]:
+        raise ValueError(f"The vocabulary {str(path)!r} must hold the special tokens of BERT; it lacks {missing}.")
