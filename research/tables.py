@@ -244,6 +244,11 @@ def make_pivot(experiment: str, value: str, shared: Iterable[str] = ()) -> str:
     )
 
 
+def describe_commits(lines: Rows) -> str:
+    dates, commits = (", ".join(dict.fromkeys(line[name] for line in lines)) for name in ("date", "commit"))
+    return f"\n{lines[0]['device']}, one thread; {dates}; commits {commits}.\n"
+
+
 def make_few() -> str:
     """`finetune` beside its rivals on the same few rows."""
     lines = read_results(RESULTS / "few.jsonl")
@@ -261,8 +266,7 @@ def make_few() -> str:
         | {"draws": len({line["draw"] for line in lines if (line["task"], line["rows"]) == (task, rows)})}
         for task, rows in sorted(cells)
     )
-    commits = ", ".join(dict.fromkeys(line["commit"] for line in lines))
-    return table + f"\n{lines[0]['device']}, one thread; {lines[0]['date']}, commits {commits}.\n"
+    return table + describe_commits(lines)
 
 
 def make_forms() -> str:
@@ -284,7 +288,7 @@ def make_forms() -> str:
                 )
                 row[f"{FEW_TITLES[task]}, {count:,}"] = show(line[best] / 100 for line in cells)
         rows.append(row)
-    return write_table(rows) + f"\n{lines[0]['device']}, one thread; {lines[0]['date']}, commit {lines[0]['commit']}.\n"
+    return write_table(rows) + describe_commits(lines)
 
 
 def make_sentences() -> str:
