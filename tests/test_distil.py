@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,8 @@ def set_up(teacher, texts, folder: Path, **settings) -> DistilArguments:
         "eval_steps": 20,
         "disable_tqdm": True,
     }
-    return DistilArguments(str(teacher), str(folder), texts=texts, **defaults | settings)
+    teacher = teacher if isinstance(teacher, list) else str(teacher)
+    return DistilArguments(teacher, str(folder), texts=texts, **defaults | settings)
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +254,23 @@ def test_a_table_holds_what_the_teacher_has_for_each_token_alone(teacher, files,
     torch.testing.assert_close(torch.cosine_similarity(shortened[words], table[words]), torch.ones(3))
 
 
+def test_vectors_of_several_teachers_stand_side_by_side(teacher, files, tmp_path):
+    other = shutil.copytree(teacher, tmp_path / "other")
+    folder = distil(set_up([str(teacher), str(other)], files, tmp_path / "encoder", num_train_epochs=0.1))
+    assert [row["teacher"] for row in read_json(folder / "metrics.json")["teachers"]] == [teacher.name, "other"]
+    assert f"learned from {teacher.name} and other\n" in (folder / "README.md").read_text()
+    folders = sorted((folder / "work").glob("vectors-*"))
+    # A teacher beside its own copy says what it says alone.
+    alone, twice = (room.Vectors(given, 256, 16)[range(20)] for given in (folders[:1], folders))
+    assert len(folders) == 2
+    torch.testing.assert_close(twice @ twice.T, alone @ alone.T, rtol=0, atol=1e-5)
+    # Fewer directions than dimensions: the rest is 0, and no angle changes.
+    wide = room.Vectors(folders[:1], 256, 40)
+    expected = wide.join(range(20))
+    assert wide[range(20)].shape == (20, 40)
+    torch.testing.assert_close(wide[range(20)] @ wide[range(20)].T, expected @ expected.T, rtol=0, atol=1e-5)
+
+
 def test_a_parquet_file_of_texts_and_vectors_is_a_teacher(tmp_path):
     texts = list(dict.fromkeys(make_texts(400, 3)))
     directions = torch.randn(len(WORDS), 12, generator=torch.Generator().manual_seed(0))
@@ -293,6 +312,7 @@ def test_half_precision_halves_the_file_and_loads_as_float32(teacher, files, tmp
     ("settings", "error", "words"),
     [
         ({"texts": []}, ValueError, ["texts", "got []"]),
+        ({"texts": [], "teacher": ["known.parquet", "b"]}, ValueError, ["teacher", "one Parquet file alone"]),
         ({"teacher": "known.parquet"}, ValueError, ["texts", "Parquet", "lines.txt.gz"]),
         ({"texts": ["{0}:0"]}, ValueError, ["texts", "lines.txt.gz:0", "above 0"]),
         ({"texts": ["{0}:all"]}, ValueError, ["texts", "lines.txt.gz:all", "SHARE"]),
