@@ -112,6 +112,7 @@ def test_a_missing_encoder_is_said_in_one_line(
     assert "The English encoder is not there" in error
 
 
+@pytest.mark.filterwarnings("error::UserWarning:sklearn")
 @pytest.mark.parametrize(
     "counts", [{"sport": 2, "money": 2}, {"sport": 3, "money": 1, "space": 1}, {f"class {n}": 2 for n in range(150)}]
 )

@@ -249,7 +249,7 @@ def fit_model_probe(
     """`fit_probe` on what the head of a model reads."""
     labels, classes = np.asarray(encoded["labels"]), cast(int, model.config.num_labels)
     is_balanced, parts = arguments.class_weights == "balanced", vectors.shape[1] // model.config.hidden_size
-    with warnings.catch_warnings():  # of few rows a class, which are what it is for
+    with warnings.catch_warnings():  # of a regression that has not quite converged
         warnings.simplefilter("ignore", UserWarning)
         return fit_probe(vectors, labels, classes, folds, is_balanced, task, parts)
 
@@ -271,7 +271,9 @@ def cut_folds(labels: np.ndarray, texts: Sequence[Any], seed: int) -> Folds:
         raise ValueError(f"One class must have two training rows of different texts, got {len(labels)} rows.")
     groups = np.unique([str(text) for text in texts], return_inverse=True)[1]
     cutter = StratifiedGroupKFold(min(FOLDS, most), shuffle=True, random_state=seed)
-    folds = [fold for fold in cutter.split(labels, labels, groups) if all(map(len, fold))]
+    with warnings.catch_warnings():  # of classes with fewer rows than parts, which are what it is for
+        warnings.simplefilter("ignore", UserWarning)
+        folds = [fold for fold in cutter.split(labels, labels, groups) if all(map(len, fold))]
     return folds[: max(1, FOLDS * FOLDED // len(labels))]
 
 
